@@ -98,7 +98,7 @@ def _check(everybody: list[str], changed: list[str]) -> None:
 
 def _refuse_forgotten(former: Path, named: set[str]) -> None:
     """Whoever is left out does not get in any more once Redis reads the file."""
-    there = set(re.findall(r"^user (\S+)", former.read_text(), re.MULTILINE)) - {"default"}
+    there = set(re.findall(r"^user (\S+)", own_files.read(former), re.MULTILINE)) - {"default"}
     if forgotten := ", ".join(sorted(there - named)):
         raise PreconditionFailed(
             f"{former} has {forgotten} as well: name all users that there are to be, and whoever is to be shut out by "

@@ -10,6 +10,7 @@ from drover.cli import drain_submission, drain_view, output, plan_view
 from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
 from drover.cli.options import given
+from drover.cli.own_files import named as named_file
 from drover.cli.watching import note_without_controller, watch_drain
 from drover.errors import PreconditionFailed
 from models.base import Document
@@ -25,11 +26,8 @@ def write(kind: str, asked: Mapping[str, Any], out: Path, *, as_json: bool) -> N
         raise PreconditionFailed(f"{out} is there already: name another file, or remove it")
     made = operations().draft_plan(DrainKind(kind), DrainSubmission.read(given(asked)))
     plan = PlanFile.read(made["plan"])
-    try:
-        with out.open("x") as file:
-            file.write(plan_file.written(plan))
-    except OSError as error:
-        raise PreconditionFailed(f"{out} cannot be written: {error.strerror}") from error
+    with named_file(out), out.open("x") as file:
+        file.write(plan_file.written(plan))
     if as_json:
         output.emit(operations().look_at_plan(plan))
         return
@@ -76,13 +74,8 @@ def read(path: Path) -> PlanFile:
     Raises:
         PreconditionFailed: it cannot be read, or is no plan.
     """
-    try:
-        with path.open() as file:
-            text = file.read(plan_file.LARGEST)
-    except OSError as error:
-        raise PreconditionFailed(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise PreconditionFailed(f"{path} cannot be read: it is no text in UTF-8") from error
+    with named_file(path), path.open() as file:
+        text = file.read(plan_file.LARGEST)
     return plan_file.read(text, str(path))
 
 

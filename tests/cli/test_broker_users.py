@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from drover.broker.app import configuration
 from drover.settings import settings
-from tests.cli.support import drover, point_at
+from tests.cli.support import DROVER, drover, point_at
 from tests.helpers import until
 
 USERS = ("--host", "hv1", "--host", "hv2", "--controller", "control", "--submitter", "billing", "--flower", "flower")
@@ -191,6 +191,19 @@ def test_users_that_would_be_more_than_one_thing_are_refused(tmp_path: Path, wor
     assert refused.exit_code == 2
     assert why in refused.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("spoilt", ["folder", "binary", "of_a_folder_that_is_none"])
+def test_a_file_that_cannot_be_one_is_named_in_a_sentence(tmp_path: Path, spoilt: str) -> None:
+    files = {"folder": tmp_path, "binary": tmp_path / "binary", "of_a_folder_that_is_none": tmp_path / "binary/acl"}
+    files["binary"].write_bytes(b"\xff\xfe")
+    refused = drover("broker", "acl", *USERS, "--passwords", str(tmp_path), "--out", str(files[spoilt]))
+    assert (refused.exit_code, f"error: {files[spoilt]} cannot be used: " in refused.stderr) == (2, True), (
+        refused.stderr
+    )
+    files["binary"].unlink()
+    refused = drover("broker", "acl", *USERS, "--passwords", str(DROVER))
+    assert (refused.exit_code, " cannot be used: Not a directory" in refused.stderr) == (2, True), refused.stderr
 
 
 def test_whoever_is_left_out_of_the_file_by_mistake_is_not_shut_out(server: Server) -> None:

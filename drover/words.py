@@ -51,8 +51,25 @@ def span(seconds: float | None) -> str:
 
 
 def moment(at: str | None) -> str:
-    """A time of a document, to the minute: `2026-11-28 05:57 UTC`; nothing if there is none."""
-    return utc(datetime.fromisoformat(at)) if at else ""
+    """A time of a document, to the minute: `2026-11-28 05:57 UTC (5 min ago)`; nothing if there is none."""
+    if not at:
+        return ""
+    then = datetime.fromisoformat(at)
+    return f"{utc(then)} ({ago(then, datetime.now(UTC))})"
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """`5 min ago`, or `in 2 h`."""
+    seconds = (now - at).total_seconds()
+    amount = _rough(abs(seconds))
+    return f"{amount} ago" if seconds >= 0 else f"in {amount}"
+
+
+def _rough(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def utc(at: datetime) -> str:

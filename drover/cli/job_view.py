@@ -60,8 +60,8 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
     for warning in warnings:
         output.note(f"warning: {warning}")
     output.say(
-        f"  asked for {words.utc(job.created_at)}, time {words.span(shot.total_s) or '-'}, "
-        f"guest paused for {downtime(job) or '-'}"
+        f"  asked for {words.utc(job.created_at)} ({words.ago(job.created_at, shot.at)}), time "
+        f"{words.span(shot.total_s) or '-'}, guest paused for {downtime(job) or '-'}"
     )
     _print_how(job)
     _say_estimate(shot)

@@ -9,6 +9,7 @@ from shutil import get_terminal_size
 from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any, TextIO
 
+from drover.errors import PreconditionFailed
 from drover.escaping import escaped, json_text
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ class Form(StrEnum):
 
 form = Form.TABLE
 """Of this process."""
+columns: Sequence[str] = ()
+"""Those that a list is to have, as `--output` names them; none: all."""
 
 
 def emit(document: dict[str, Any]) -> None:
@@ -75,12 +78,28 @@ def table(titles: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    titles, rows = _chosen(titles, rows)
     console = Console(file=sys.stdout)
     width = PIPE_WIDTH if form is Form.WIDE or not console.is_terminal else console.width
     head, *body = lines(titles, rows, width)
     console.print(Text(head, style="bold"), soft_wrap=True)
     for line in body:
         console.print(Text(line), soft_wrap=True)
+
+
+def _chosen(
+    titles: Sequence[str], rows: Iterable[Iterable[object]]
+) -> tuple[Sequence[str], Iterable[Iterable[object]]]:
+    """The columns that were named, in that order.
+
+    Raises:
+        PreconditionFailed: one is not there.
+    """
+    there = [title.lower().replace(" ", "-") for title in titles]
+    if strange := [name for name in columns if name not in there]:
+        raise PreconditionFailed(f"there is no column {strange[0]!r}: there are {', '.join(there)}")
+    places = [there.index(name) for name in columns] or range(len(titles))
+    return [titles[place] for place in places], ([list(row)[place] for place in places] for row in rows)
 
 
 def lines(titles: Sequence[str], rows: Iterable[Iterable[object]], width: int) -> list[str]:

@@ -131,7 +131,7 @@ def root(
     """Move running QEMU guests, local disks included, between hosts that share no storage.
 
     DROVER_DATABASE_URL and DROVER_BROKER_URL in the environment name the database and the broker. Every command takes
-    `--output table|wide|json|yaml`.
+    `--output table|wide|json|yaml`, lists also `--output COLUMN,COLUMN`.
     """
 
 
@@ -153,18 +153,27 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _formed(words: list[str]) -> list[str]:
-    """Without `--output FORM`, which every command takes anywhere; JSON and YAML are what `--json` prints."""
-    output.form = output.Form.TABLE
+    """Without `--output FORM`, which every command takes anywhere; JSON and YAML are what `--json` prints.
+
+    Lists take names of columns instead. Elsewhere a wrong one would be found when all is done.
+    """
+    output.form, output.columns = output.Form.TABLE, ()
     for place, word in enumerate(words):
         name, given, value = word.partition("=")
         if word == "--":
             break
         if name == "--output":
             value = value if given else "".join(words[place + 1 : place + 2])
-            if value not in list(output.Form):
-                raise typer.BadParameter(f"--output is one of {', '.join(output.Form)}, not {value!r}")
-            output.form = output.Form(value)
             rest = [*words[:place], *words[place + (1 if given else 2) :]]
+            if value and rest[1:2] == ["list"] and value not in list(output.Form):
+                output.columns = value.lower().split(",")
+                return rest
+            if value not in list(output.Form):
+                raise typer.BadParameter(
+                    f"--output is one of {', '.join(output.Form)}, and of a list also names of columns with commas "
+                    f"between them, not {value!r}"
+                )
+            output.form = output.Form(value)
             documents = output.form in {output.Form.JSON, output.Form.YAML} and "--json" not in rest
             return [*rest, "--json"] if documents else rest
     return words

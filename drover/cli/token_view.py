@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from drover import words
 from drover.cli import output
 from drover.views.serializers import iso
 from models.access import ApiToken, ConsoleUser
@@ -33,7 +34,7 @@ def listed(tokens: Sequence[ApiToken], people: Sequence[ConsoleUser], *, as_json
         [
             [
                 *(token.id, token.user, token.scope, str(token.bounds), "yes" if row["valid"] else "no"),
-                *(row["made_at"], row["revoked_at"] or row["ends_at"], row["used_at"]),
+                *map(words.moment, (row["made_at"], row["revoked_at"] or row["ends_at"], row["used_at"])),
             ]
             for token, row in zip(tokens, rows, strict=True)
         ],

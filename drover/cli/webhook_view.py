@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from drover import words
 from drover.cli import output
 from drover.views.serializers import iso
 from models.base import Document
@@ -41,7 +42,10 @@ def listed(receivers: Sequence[Receiver], *, as_json: bool) -> None:
     output.table(
         ("RECEIVER", "WITHIN", "ALLOWED SINCE", "SECRET SINCE", "FORMER SECRET UNTIL"),
         [
-            (row["name"], " ".join(row["within"]), row["allowed_at"], row["secret_since"], row["former_until"])
+            (
+                *(row["name"], " ".join(row["within"])),
+                *map(words.moment, (row["allowed_at"], row["secret_since"], row["former_until"])),
+            )
             for row in rows
         ],
     )

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from drover.console.choices import button
 from drover.escaping import escaped
 from drover.views.serializers import public
-from drover.words import count, rate, size, span
+from drover.words import ago, count, rate, size, span
 from workflows.selectors import shown
 
 CODE = re.compile("`([^`]+)`")
@@ -48,19 +48,7 @@ def _clock(at: datetime | None, after: datetime | None = None) -> str:
 
 
 def _ago(at: datetime | None, now: datetime) -> str:
-    """`5 min ago`, or `in 2 h`."""
-    if at is None:
-        return ""
-    seconds = (now - at).total_seconds()
-    amount = _rough(abs(seconds))
-    return f"{amount} ago" if seconds >= 0 else f"in {amount}"
-
-
-def _rough(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return "" if at is None else ago(at, now)
 
 
 def _milliseconds(value: float | None) -> str:

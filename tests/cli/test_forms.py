@@ -35,10 +35,20 @@ def test_an_error_has_the_form_that_was_asked_for(database: None) -> None:
 
 
 def test_a_form_that_is_none_is_refused(database: None) -> None:
-    for words in (["--output", "xml"], ["--output"]):
-        told = drover("job", "list", *words)
+    for words in (["job", "show", "7", "--output", "xml"], ["job", "list", "--output"]):
+        told = drover(*words)
         assert told.exit_code == 2
         assert "table, wide, json, yaml" in told.stderr
+
+
+def test_a_list_has_the_columns_that_are_named_in_that_order(database: None) -> None:
+    told = drover("guest", "list", "--output", "qmp-socket,guest").stdout.splitlines()
+    assert [line.split() for line in told] == [["QMP", "SOCKET", "GUEST"], ["/run/web.sock", "web"]]
+    assert drover("guest", "list", "--output=HOST").stdout.split() == ["HOST", "hv1"]
+    refused = drover("guest", "list", "--output", "guest,colour")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "there is no column 'colour': there are guest, host, state, " in refused.stderr
+    assert drover("guest", "list").stdout.split()[:3] == ["GUEST", "HOST", "STATE"], "the next command has all again"
 
 
 def test_jobs_of_the_last_days_are_listed_those_that_have_ended_too(database: None) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, TCPServer
 from typing import Any
 
 import pytest
@@ -23,8 +24,10 @@ CALL = HookCall(
 )
 
 
-def run(program: Path, side: str = "destination", *, within: tuple[str, ...] = ()) -> None:
-    call = CALL.model_copy(update={"side": side})
+def run(
+    program: Path, side: str = "destination", *, hook: str = CALL.hook, within: tuple[str, ...] = (), fails: str = ""
+) -> None:
+    call = CALL.model_copy(update={"side": side, "hook": hook})
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "DROVER_GUEST": call.guest,
@@ -35,11 +38,42 @@ def run(program: Path, side: str = "destination", *, within: tuple[str, ...] = (
     done = subprocess.run(
         [*within, str(program)], input=told, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode == 0) is not bool(fails), done.stderr
+    assert fails in done.stderr
 
 
 def put(name: str, folder: Path) -> Path:
     return Path(shutil.copy(EXAMPLES / name, folder / name))
+
+
+@dataclass
+class Balancer:
+    """What HAProxy's admin socket was told; it has one server, and says nothing where all is well."""
+
+    told: list[str] = field(default_factory=list)
+
+    def handler(self) -> type[StreamRequestHandler]:
+        told = self.told
+
+        class Admin(StreamRequestHandler):
+            def handle(self) -> None:
+                told.append(self.rfile.readline().decode().strip())
+                self.wfile.write(b"\n" if " shop/web " in told[-1] else b"No such backend.\n\n")
+
+        return Admin
+
+
+def test_a_guest_gets_no_new_connections_until_it_has_changed_hosts_or_stays(tmp_path: Path) -> None:
+    balancer, hook = Balancer(), put("drain-in-balancer", tmp_path)
+    with TCPServer(("127.0.0.1", 0), balancer.handler()) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "balancer").write_text(f"127.0.0.1:{server.server_address[1]} shop\n")
+        for name in ("before-switchover", "after-switchover", "after-rollback"):
+            run(hook, hook=name)
+        assert balancer.told == [f"set server shop/web state {state}" for state in ("drain", "ready", "ready")]
+        (tmp_path / "balancer").write_text(f"127.0.0.1:{server.server_address[1]} nowhere\n")
+        run(hook, fails="No such backend.")
+        server.shutdown()
 
 
 @dataclass

@@ -40,6 +40,7 @@ def of_job(job_id: int) -> dict[str, Any]:
         "estimate": estimates.of_job(job),
         "comparison": sentences.comparison(shot),
         "copy_rate": estimates.copy_rate(job, shot.at),
+        "copy_limit": estimates.copy_limit(job),
         "timeline": timeline.of_job(job, shot.at),
         "line": timeline.line(job, shot.at),
         "looked_at": sentences.looked_at(job),
@@ -64,6 +65,7 @@ def of_drain(drain_id: int) -> dict[str, Any]:
         "verdict": drain_sentences.verdict(shot) if shot.ended else None,
         "timeline": timeline.of_drain(shot),
         "rate": estimates.drain_rate(shot),
+        "limit": estimates.drain_limit(shot),
         "commands": drain_sentences.commands(shot.drain),
     }
 

@@ -1,6 +1,5 @@
 """What was expected of a move, how fast it goes, and how long it still takes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -57,12 +56,21 @@ def copy_rate(job: Job, now: datetime) -> float | None:
     return sum(disk.bytes_copied for disk in job.disks) / max((now - begun).total_seconds(), 1.0)
 
 
+def copy_limit(job: Job) -> int:
+    """What it may take now, in bytes per second; 0: there is no limit, or its copy has not begun."""
+    return 0 if job.pace is None else job.pace.limit_per_s
+
+
 def drain_rate(shot: DrainShot) -> float | None:
-    """Likewise of all moves of a drain that are under way, each since it began."""
-    jobs: Iterable[Job] = (row.job for row in shot.rows if row.job is not None)
-    rates = [
-        sum(disk.bytes_copied for disk in job.disks) / max((shot.at - job.started_at).total_seconds(), 1.0)
-        for job in jobs
-        if job.state is JobState.RUNNING and job.started_at and not all(disk.ready_at for disk in job.disks)
-    ]
-    return sum(rates) if rates else None
+    """Likewise of all moves of a drain whose copies are under way."""
+    return sum(copy_rate(job, shot.at) or 0.0 for job in _copying(shot)) or None
+
+
+def drain_limit(shot: DrainShot) -> int:
+    """What they may take together; 0: one of them has no limit."""
+    limits = [copy_limit(job) for job in _copying(shot)]
+    return sum(limits) if all(limits) else 0
+
+
+def _copying(shot: DrainShot) -> list[Job]:
+    return [row.job for row in shot.rows if row.job is not None and copy_rate(row.job, shot.at) is not None]

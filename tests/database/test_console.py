@@ -21,12 +21,13 @@ from drover.views.drain_queries import snapshot
 from lab.fleet import free_port
 from models.base import now
 from models.database import forget, transaction
+from models.documents import Pace
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState, record_event
 from tests import consoles, factories
 from tests.cli.support import NONCE, drover
-from tests.factories import GB
+from tests.factories import GB, MB
 from workflows.drain import plans
 
 PAGES = ("/", "/hosts/hv1", "/jobs", "/jobs?all=1", "/drains", "/rolls", "/inbox", "/history")
@@ -153,6 +154,18 @@ def test_a_drain_has_a_line_for_each_guest_and_expects_those_that_wait_one_after
     assert {fourth[0], fifth[0]} == {second[1], third[1]}
     assert shown.ends == max(fourth[1], fifth[1])
     assert len(shown.windows) == 1
+
+
+def test_what_is_copied_stands_beside_what_may_be(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    pages = f"/jobs/{made.copying}", f"/drains/{made.drain}"
+    assert all("on average</dd>" in console.get(page).text for page in pages)
+    with transaction() as session:
+        of_drain = (Job.drain_id == made.drain, Job.state == JobState.RUNNING)
+        session.execute(update(Job).where(*of_drain).values(pace=Pace(limit_per_s=10 * MB)))
+    job, drain = (console.get(page).text for page in pages)
+    assert "on average (at most 10.0 MB/s)</dd>" in job
+    assert "on average (at most 20.0 MB/s)</dd>" in drain, "two are under way"
 
 
 def test_a_roll_has_a_line_for_each_host_with_what_was_done_when_and_what_it_waits_for(console: httpx.Client) -> None:

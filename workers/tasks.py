@@ -17,6 +17,7 @@ from models.job import Direction
 from workers import executor, host_rpc
 from workers.registration import incarnation
 from workers.steps import STEPS
+from workflows import wait_reasons
 from workflows.migration import claims
 from workflows.migration.chain import task_name
 
@@ -44,7 +45,8 @@ def _register(name: str, direction: Direction) -> None:
 
         def announce(percent: int) -> None:
             # Flower shows only fields that it has itself, and takes their values from events
-            shown = escaped(f"{self.request.get('kwargsrepr')}: {percent} %")
+            why = wait_reasons.of_step(claim.job, claim.name)
+            shown = escaped(f"{self.request.get('kwargsrepr')}: {percent} %{f', {why}' if why else ''}")
             with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is unreachable
                 self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 

@@ -116,9 +116,8 @@ def existing(session: Session, name: str) -> Host:
     Raises:
         PreconditionFailed: there is none.
     """
-    there = select(Host).where(Host.name == name, listed(settings())).with_for_update(**NO_KEY_UPDATE)
-    host = session.scalar(there.execution_options(populate_existing=True))
-    if host is None:
+    host = session.get(Host, name, with_for_update=NO_KEY_UPDATE)
+    if host is None or not session.scalar(select(listed(settings())).where(Host.name == name)):
         raise not_there.host(session, name)
     return host
 

@@ -9,7 +9,10 @@ from sqlalchemy.orm import Session, selectinload
 
 from drover.metrics.builders import Labels, gauge, labelled
 from drover.settings import Settings
+from drover.views import queries
 from drover.views.remaining import left_s
+from drover.views.serializers import public
+from drover.words import gist
 from models import kept_images
 from models.drain import Drain, DrainState, GuestState
 from models.guest import Guest, Life
@@ -110,6 +113,14 @@ def of_jobs(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]
     yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
     left = {(job.id, job.guest): seconds for job in started if (seconds := left_s(job, now)) is not None}
     yield labelled("drover_job_left_seconds", "Until its end once it goes on, by estimate", ["job_id", "guest"], left)
+    waiting_for = queries.wait_reasons_of(session, [job.id for job in started])
+    reasons = {(job.id, job.guest, gist(public(why))): 1 for job in started if (why := waiting_for[job.id])}
+    yield labelled(
+        "drover_job_waiting",
+        "1 while it does not go on, or is slowed down, with the reason; # stands for any number in it",
+        ["job_id", "guest", "reason"],
+        reasons,
+    )
     due = dict.fromkeys(session.scalars(select(Host.name).where(listed(ours))), 0.0)
     for job in started:
         step = job.next_step

@@ -1,14 +1,16 @@
-"""What moves took and how they ended: by day, host or guest."""
+"""What moves took and how they ended: by day, host, guest or label."""
 
 import enum
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, cast, func, select, true, type_coerce
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from models.base import Document
+from models.guest import Guest
 from models.job import Disk, Job, JobState
 
 
@@ -19,13 +21,16 @@ class By(enum.StrEnum):
     SOURCE = "source"
     DESTINATION = "destination"
     GUEST = "guest"
+    LABEL = "label"  # of the guest as it is now: a move is in as many groups as that has labels
 
 
+LABELS = func.jsonb_each_text(type_coerce(Guest.labels, JSONB)).table_valued("key", "value", name="label")
 KEYS: dict[By, Any] = {
     By.DAY: cast(func.date(func.timezone("UTC", Job.finished_at)), Text),
     By.SOURCE: Job.source,
     By.DESTINATION: Job.destination,
     By.GUEST: Job.guest,
+    By.LABEL: func.concat_ws("=", LABELS.c.key, func.nullif(LABELS.c.value, "")),
 }
 
 
@@ -68,7 +73,7 @@ def groups(session: Session, wanted: Wanted, limit: int = 1000) -> list[Group]:
     """The newest day first; else those with most moves first. Refused jobs, which never began, do not count."""
     key = KEYS[wanted.by].label("key")
     disks = select(func.sum(Disk.bytes_copied)).where(Disk.job_id == Job.id).correlate(Job).scalar_subquery()
-    each = (
+    moves = (
         select(
             key,
             (Job.state == JobState.DONE).label("done"),
@@ -76,9 +81,12 @@ def groups(session: Session, wanted: Wanted, limit: int = 1000) -> list[Group]:
             func.date_part("epoch", Job.finished_at - Job.started_at).label("total_s"),
             func.coalesce(disks, 0).label("bytes"),
         )
+        .select_from(Job)
         .where(*_conditions(wanted))
-        .subquery()
     )
+    if wanted.by is By.LABEL:
+        moves = moves.join(Guest, Guest.name == Job.guest).join(LABELS, true())
+    each = moves.subquery()
     done = each.c.done
     order = each.c.key.desc() if wanted.by is By.DAY else func.count().desc()
     query = (

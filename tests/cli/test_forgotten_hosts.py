@@ -10,11 +10,12 @@ from drover.metrics import gauges
 from drover.settings import settings
 from drover.views import fleet, inbox
 from models.database import transaction
+from models.documents import Hook
 from models.drain import Drain, DrainKind
 from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Disk, JobState
-from models.roll import Hook, Roll, RollHost
+from models.roll import Roll, RollHost
 from tests import factories
 from tests.cli.support import document, drover
 from workflows import capacity, orphans

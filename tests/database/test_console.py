@@ -239,6 +239,12 @@ def test_history_has_the_same_figures_as_page_csv_and_json(console: httpx.Client
     assert console.get("/history.json?host=a").json()["groups"] == console.get("/history.json").json()["groups"]
     assert console.get("/history.json?host=c").json()["groups"] == []
     assert set(group) == set(history.FIELDS)
+    assert console.get("/history.json?by=label").json()["groups"] == []
+    with transaction() as session:
+        session.get_one(Guest, "web").labels = {"tier": "db", "pinned": ""}
+    assert console.get("/history.json?by=label").json()["groups"] == [
+        group | {"key": key} for key in ("pinned", "tier=db")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,7 +259,7 @@ def test_history_has_the_same_figures_as_page_csv_and_json(console: httpx.Client
         ("/?page=0", 400),
         ("/jobs?guest=%00", 400),
         ("/history?days=0", 400),
-        ("/history?by=label", 400),
+        ("/history?by=colour", 400),
     ],
 )
 def test_what_is_not_there_or_not_understood_is_told_on_a_page(console: httpx.Client, path: str, status: int) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import func, update
 
 from drover.console import live
 from drover.controller import loop
+from drover.metrics import gauges
 from drover.settings import settings
 from drover.views import documents, drain_documents, drain_queries, drain_sentences, queries, rolls, sentences
 from models.database import transaction
@@ -146,6 +147,15 @@ def test_a_job_says_in_every_view_what_it_waits_for(
     }
     for view, sentence in told.items():
         assert re.search(says, str(sentence)), (view, sentence)
+
+
+def test_a_metric_of_a_job_has_the_sentence_without_its_numbers(console: httpx.Client) -> None:
+    number = copying(pace=Pace(copied_per_s=10 * MB, limit_per_s=10 * MB))
+    with transaction() as session:
+        told = list(gauges.of_jobs(session, datetime.now(UTC), settings()))
+    [waiting] = [sample for metric in told for sample in metric.samples if sample.name == "drover_job_waiting"]
+    assert waiting.labels["job_id"] == str(number)
+    assert waiting.labels["reason"].startswith("limited to # MB/s, # left: ")
 
 
 def test_an_outage_of_redis_that_a_job_outlived_is_in_its_story(console: httpx.Client) -> None:

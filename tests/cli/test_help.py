@@ -50,7 +50,7 @@ def test_the_list_of_commands_is_the_documented_one() -> None:
     expected = "migrate worker controller console flower db/upgrade db/roles broker/acl fleet/show fleet/set"
     expected += " budget/set budget/list budget/remove policy/set policy/list policy/show policy/remove"
     expected += " storage/list storage/set storage/map storage/unmap image/list image/purge"
-    expected += " host/list host/set host/key host/trust host/cordon host/uncordon"
+    expected += " host/list host/set host/key host/trust host/cordon host/uncordon host/forget"
     expected += " host/ok-to-drain host/headroom"
     expected += " webhook/allow webhook/list webhook/rotate webhook/remove"
     expected += " token/add token/list token/person token/revoke doctor config/check config/show"

@@ -17,7 +17,6 @@ from models.job import Direction
 from workers import executor, host_rpc
 from workers.registration import incarnation
 from workers.steps import STEPS
-from workflows import wait_reasons
 from workflows.migration import claims
 from workflows.migration.chain import task_name
 
@@ -45,8 +44,7 @@ def _register(name: str, direction: Direction) -> None:
 
         def announce(percent: int) -> None:
             # Flower shows only fields that it has itself, and takes their values from events
-            why = wait_reasons.of_step(claim.job, claim.name)
-            shown = escaped(f"{self.request.get('kwargsrepr')}: {percent} %{f', {why}' if why else ''}")
+            shown = escaped(f"{self.request.get('kwargsrepr')}: {percent} %")
             with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is unreachable
                 self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
 

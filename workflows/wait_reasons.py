@@ -91,17 +91,13 @@ def of_job(job: Job, conditions: Conditions) -> str | None:
         at_work.error if at_work is not None else None,
         _held(job),
         _not_taken_up(job, conditions) if at_work is None else None,
-        None if at_work is None else _slow(job, at_work.name),
+        _copying(job, at_work),
+        _sending(job, at_work),
         _still(job, at_work, conditions),
         UNDECIDED if job.state is JobState.QUEUED else None,
     )
     told = [reason for reason in reasons if reason]
     return told[0] if told else None
-
-
-def of_step(job: Job, name: str) -> str | None:
-    """The same as far as the step itself knows it, which is at work."""
-    return job.wait_reason or _held(job) or _slow(job, name)
 
 
 def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:
@@ -136,18 +132,10 @@ def _not_taken_up(job: Job, conditions: Conditions) -> str | None:
     return None
 
 
-def _slow(job: Job, at_work: str) -> str | None:
-    if job.state is not JobState.RUNNING:
-        return None
-    if at_work == StepName.AWAIT_SYNC:
-        return _copying(job)
-    return _sending(job) if at_work == StepName.MIGRATE_RAM else None
-
-
-def _copying(job: Job) -> str | None:
+def _copying(job: Job, at_work: Step | None) -> str | None:
     """A copy under a limit, or one that the guest outruns."""
     pace = job.pace
-    if pace is None:
+    if pace is None or not _does(job, at_work, StepName.AWAIT_SYNC):
         return None
     left = sum(disk.bytes_left for disk in job.disks if disk.ready_at is None)
     if not left or not pace.copied_per_s:
@@ -159,12 +147,18 @@ def _copying(job: Job) -> str | None:
     return _limited(job, pace.limit_per_s, f"{eta} left") if pace.limit_per_s else None
 
 
-def _sending(job: Job) -> str | None:
+def _sending(job: Job, at_work: Step | None) -> str | None:
     """RAM under a limit."""
     ram = job.ram
-    if ram is None or not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
+    if ram is None or not _does(job, at_work, StepName.MIGRATE_RAM):
+        return None
+    if not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
         return None
     return _limited(job, ram.limit_per_s, f"{words.clock(ram.remaining / ram.bytes_per_s)} of its RAM left")
+
+
+def _does(job: Job, at_work: Step | None, name: StepName) -> bool:
+    return job.state is JobState.RUNNING and at_work is not None and at_work.name == name
 
 
 def _limited(job: Job, limit: int, left: str) -> str:

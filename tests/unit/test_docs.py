@@ -112,7 +112,8 @@ def unknown(words: list[str]) -> str | None:
         words = rest
     short = getattr(command, "commands", {}).get("submit", command)  # as `drover.cli.lazy.ShortForSubmit` has it
     options = {option for one in (*command.params, *short.params) for option in (*one.opts, *one.secondary_opts)} | {
-        "--help"
+        "--help",
+        "--output",
     }
     return next((word for word in words if re.match(r"--[a-z]", word) and word.split("=")[0] not in options), None)
 

@@ -61,17 +61,6 @@ def test_a_held_move_says_how_it_is_released() -> None:
     assert told == "held, its disks are kept in sync, until `drover job release 13`"
 
 
-def test_the_step_that_is_at_work_says_of_itself_what_every_other_view_says() -> None:
-    ram = RamProgress(limit_per_s=10**6, bytes_per_s=10**6, remaining=40 * 10**6)
-    limited = Pace(copied_per_s=10 * MB, limit_per_s=10 * MB)
-    for going in (in_sync(job(hold=True)), job(pace=limited), job(at_work="migrate_ram", ram=ram)):
-        name = next(step.name for step in going.steps if step.state is StepState.RUNNING)
-        told = wait_reasons.of_step(going, name)
-        assert told is not None
-        assert told == wait_reasons.of_job(going, conditions())
-    assert wait_reasons.of_step(job(), "await_sync") is None
-
-
 def test_a_held_move_that_is_rolled_back_is_not_called_held() -> None:
     for ending in ({"state": JobState.ROLLING_BACK}, {"cancel_requested": True}):
         assert "held" not in str(wait_reasons.of_job(in_sync(job(hold=True, **ending)), conditions()))

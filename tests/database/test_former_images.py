@@ -24,7 +24,7 @@ from workers import files
 from workers.disks import delta
 from workers.images import evidence, manifest, records, retention, way_back
 from workers.images.way_back import Choice
-from workers.qemu import nbd
+from workers.qemu import nbd, written
 from workers.qemu.nbd import Extent
 from workers.step import Context
 from workers.trust import held_plan
@@ -265,19 +265,22 @@ def test_a_job_that_began_with_empty_images_goes_on_with_them(back: Context, tmp
     assert way_back.chosen(back) == Choice()
 
 
-@pytest.mark.parametrize(("counted_on", "why"), [(None, None), (1, "they are not kept any more")])
-def test_a_purged_image_is_no_way_back_which_is_told_where_it_was_counted_on(
-    back: Context, tmp_path: Path, counted_on: int | None, why: str | None
+@pytest.mark.parametrize("how", ["purged", "deleted by hand"])
+def test_images_that_are_not_kept_any_more_are_told_as_why_all_is_copied(
+    back: Context, tmp_path: Path, how: str
 ) -> None:
-    image = image_of(back)
-    with transaction() as session:
-        session.execute(update(Disk).values(retired_until=func.now()))
+    [way] = way_back._known(back.settings)
+    image = Path(way.images[0].kept_at)
+    hold(back, planned(tmp_path, recorded=(written.name(way.job, "its nonce"),)))
+    if how == "purged":
+        with transaction() as session:
+            session.execute(update(Disk).where(Disk.retired_path.is_not(None)).values(retired_until=func.now()))
+    else:
+        image.unlink()
     retention.delete_expired(back.settings)
     assert not image.exists()
-    plan = planned(tmp_path)
-    there = plan.destination.model_copy(update={"way_back": counted_on})
-    back.job.plan = plan.model_copy(update={"destination": there})
-    assert way_back.chosen(back) == Choice(why=why)
+    assert not list(way_back._known(back.settings))
+    assert way_back.chosen(back) == Choice(why="they are not kept any more")
 
 
 @pytest.mark.parametrize(

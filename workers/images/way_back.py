@@ -11,7 +11,7 @@ the bitmaps are in the QEMU of the source, which the guest never left, see `work
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -180,17 +180,31 @@ def _known(settings: Settings) -> Iterator[WayBack]:
 def expected(settings: Settings, guest: str, source: Inspection, planned: Sequence[PlannedDisk]) -> Choice:
     """What there is by all that is written down, if nobody has touched the images since."""
     known, disks = [way for way in _known(settings) if way.guest == guest], source.disks
-    if not known or not disks:
+    if not disks:
         return Choice()
     recorded = frozenset.intersection(*(frozenset(disk.written) for disk in disks))
     ways = [(way, _differences(way, planned)) for way in known if way.bitmap in recorded]
+    if not ways and _were_kept(settings, recorded):
+        return Choice(why=GONE)
     if not ways:
-        return Choice(why=f"what has changed since then is not known: {_why_unknown(source.qemu_version)}")
+        unknown = f"what has changed since then is not known: {_why_unknown(source.qemu_version)}"
+        return Choice(why=unknown if known else None)
     fit = [(sum(disk.written[way.bitmap] for disk in disks), way) for way, why in ways if not why]
     if not fit:
         return Choice(why=ways[0][1])
     changed, way = min(fit, key=lambda found: found[0])
     return Choice(way=way, changed_bytes=changed)
+
+
+def _were_kept(settings: Settings, bitmaps: Iterable[str]) -> bool:
+    """Of a move since which these bitmaps record images were kept here, and one of them is not any more."""
+    jobs = [job for name in bitmaps if (job := written.job_of(name)) is not None]
+    if not jobs:
+        return False
+    was_kept = Disk.retired_path.is_not(None) & Disk.retired_until.is_(None)
+    query = select(Disk.job_id).join(Job).where(Job.id.in_(jobs), kept_images.on_host() == settings.host, was_kept)
+    with transaction() as session:
+        return session.scalar(query.limit(1)) is not None
 
 
 def _why_unknown(version: tuple[int, int, int]) -> str:
@@ -238,8 +252,7 @@ def chosen(ctx: Context) -> Choice:
         return Choice()  # a worker that died has begun with empty images
     choice = expected(ctx.settings, ctx.job.guest, ctx.source, ctx.disks)
     if choice.way is None:
-        counted_on = ctx.job.plan is not None and ctx.job.plan.destination.way_back is not None
-        return Choice(why=choice.why or (GONE if counted_on else None))
+        return choice
     kept = _kept_until(choice.way)
     if len(kept) != len(choice.way.images):
         return Choice(why=GONE)

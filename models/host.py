@@ -35,9 +35,8 @@ class Host(Base):
     """Changes with each start of the worker; claims of an older incarnation are void."""
     heartbeat_at: Mapped[datetime]
     facts: Mapped[HostFacts] = mapped_column(Typed(HostFacts, otherwise=HostFacts))
-    state: Mapped[HostState] = mapped_column(
-        by_value(HostState), default=HostState.ACTIVE, server_default=HostState.ACTIVE.value
-    )
+    state: Mapped[HostState] = mapped_column(by_value(HostState), server_default=HostState.ACTIVE.value)
+    """The default is the database's: a host's role may not write it. Likewise `labels`."""
     guest_cpus: Mapped[int | None]
     """What all guests on it may use together, as its worker reported; null (not reported yet) is no limit."""
     guest_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
@@ -54,7 +53,7 @@ class Host(Base):
     qemus_at: Mapped[datetime | None]
     bandwidth_hours: Mapped[BandwidthHours | None] = mapped_column(Typed(BandwidthHours))
     """Other budgets than `bandwidth_bytes_per_s` in some hours of every day."""
-    labels: Mapped[dict[str, str]] = mapped_column(default=dict, server_default="{}")
+    labels: Mapped[dict[str, str]] = mapped_column(server_default="{}")
     """See `workflows.selectors`; a value may be empty."""
 
 

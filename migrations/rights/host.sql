@@ -12,7 +12,10 @@ GRANT UPDATE (state, epoch, token, nbd_server, switchover, cancel_requested, cut
     finished_at) ON job TO drover_host;
 GRANT UPDATE (state, attempts, token, owner, lease_until, next_at, enqueued_at, started_at, finished_at, error)
     ON step TO drover_host;
-GRANT INSERT ON host, attempt, event, delivery, storage TO drover_host;
+GRANT INSERT ON attempt, event, delivery, storage TO drover_host;
+-- What an operator says of a host (state, labels, budgets, the key that counts) its first row does not say either.
+GRANT INSERT (name, address, guest_root, incarnation, heartbeat_at, facts, guest_cpus, guest_memory_bytes,
+    guest_disk_bytes, public_key) ON host TO drover_host;
 -- No right to UPDATE or DELETE a whole table: with one, a host could lock it and stop all others.
 GRANT UPDATE (host, name, driver, place, total_bytes, free_bytes, seen_at) ON storage TO drover_host;
 GRANT UPDATE (ended_at, outcome, error) ON attempt TO drover_host;

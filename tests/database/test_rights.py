@@ -28,6 +28,7 @@ from migrations.rights import Purpose
 from models import database as connections
 from models.access import ApiToken, Scope
 from models.base import Base
+from models.columns import Typed
 from models.database import transaction
 from models.documents import AllowedHosts
 from models.drain import Drain, DrainKind, DrainState
@@ -108,7 +109,8 @@ A_HOST = [
     "UPDATE guest SET host = 'two' WHERE name = 'web'",
     "UPDATE guest SET host = 'one' WHERE name = 'db'",
     "INSERT INTO job (guest, source, destination, state) VALUES ('web', 'two', 'one', 'queued')",
-    "INSERT INTO host SELECT 'four', address, guest_root, incarnation, heartbeat_at, facts, state FROM host",
+    "INSERT INTO host (name, address, guest_root, incarnation, heartbeat_at, facts)"
+    " SELECT 'four', address, guest_root, incarnation, heartbeat_at, facts FROM host",
     "UPDATE fleet_limits SET max_moves = 0",
     "SELECT * FROM drain",
     "INSERT INTO said (level, sentence, fields) VALUES (20, 'an operator trusts two', '{}')",
@@ -176,6 +178,29 @@ def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
     for never in ("infinity", "-infinity", "10000-01-01", "0044-03-15 BC"):
         with _as("one"), pytest.raises(IntegrityError, match="ck_host_times"), transaction() as session:
             session.execute(text(f"UPDATE host SET heartbeat_at = '{never}'"))
+
+
+@pytest.mark.usefixtures("_granted")
+def test_a_host_that_registers_says_nothing_that_operators_decide() -> None:
+    decided = {"state": "'maintenance'", "labels": "'[]'", "bandwidth_hours": "'[]'", "trusted_key": "'x'"}
+    first = "INSERT INTO host (name, address, guest_root, incarnation, heartbeat_at, facts"
+    with _as("one"):
+        for column, value in decided.items():
+            assert _denied(f"{first}, {column}) VALUES ('one', '', '', '', now(), '{{}}', {value})")
+        registration.register(factories.ours(host="one", address="127.0.0.1"))
+
+
+@pytest.mark.usefixtures("_granted")
+def test_what_a_host_writes_and_nobody_can_read_keeps_nobody_from_the_rest() -> None:
+    """A document of its own counts as another then, or is loaded for who asks for it alone."""
+    may = text("SELECT has_column_privilege('drover_host', :of, :column, 'INSERT, UPDATE')")
+    with transaction() as session:
+        for mapper in Base.registry.mappers:
+            for read in mapper.column_attrs:
+                column = read.columns[0]
+                if isinstance(column.type, Typed) and column.type.otherwise is None and not read.deferred:
+                    where = {"of": mapper.local_table.fullname, "column": column.name}
+                    assert not session.scalar(may, where), where
 
 
 def test_a_host_writes_no_state_that_nobody_knows(moving: int) -> None:

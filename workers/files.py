@@ -209,8 +209,15 @@ def make_pipe(path: Path, mode: int, uid: int, gid: int) -> None:
     """Make a named pipe that is not there yet. Errors as for `make_folder`."""
     with folder(path.parent) as parent:
         os.mkfifo(path.name, PRIVATE, dir_fd=parent)
-        os.chown(path.name, uid, gid, dir_fd=parent, follow_symlinks=False)
-        os.chmod(path.name, mode, dir_fd=parent)
+        made = os.open(path.name, SEARCH, dir_fd=parent)
+        try:
+            if not stat.S_ISFIFO(os.fstat(made).st_mode):
+                raise UnsafePath(f"{path} was made as a pipe, and somebody put something else there: it is not touched")
+            here = Path(f"/proc/self/fd/{made}")
+            os.chown(here, uid, gid)
+            here.chmod(mode)
+        finally:
+            os.close(made)
 
 
 def status(path: Path) -> os.stat_result | None:

@@ -5,7 +5,7 @@ import socket
 import stat
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +216,24 @@ def test_a_folder_that_is_swapped_again_and_again_never_leads_out_of_it(tmp_path
         over.set()
         swapping.join()
     assert list(wrong.iterdir()) == []
+
+
+@pytest.mark.parametrize("put", [os.symlink, os.link])
+def test_what_somebody_puts_in_the_place_of_a_pipe_that_was_just_made_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, put: Callable[[Path, Path], None]
+) -> None:
+    secret, pipe, make = tmp_path / "secret", tmp_path / "console.in", os.mkfifo
+    secret.touch(mode=0o600)
+
+    def made_and_swapped(name: str, mode: int, *, dir_fd: int) -> None:
+        make(name, mode, dir_fd=dir_fd)
+        pipe.unlink()
+        put(secret, pipe)
+
+    monkeypatch.setattr(os, "mkfifo", made_and_swapped)
+    with pytest.raises(UnsafePath, match="it is not touched"):
+        files.make_pipe(pipe, 0o666, os.geteuid(), os.getegid())
+    assert secret.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_device_that_works_by_being_opened_is_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:

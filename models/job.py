@@ -98,7 +98,7 @@ class Job(Base):
     nbd_server: Mapped[NbdServer | None] = mapped_column(
         Typed(NbdServer, empty=True), nullable=False, default=nothing, deferred_group=OF_STEPS
     )
-    """None before there is one."""
+    """None before there is one, and once the job has ended."""
     switchover: Mapped[Switchover | None] = mapped_column(
         Typed(Switchover, empty=True), nullable=False, default=nothing, deferred_group=OF_STEPS
     )
@@ -204,6 +204,8 @@ class Job(Base):
         if self.state is JobState.RUNNING and self.started_at is None:
             self.started_at = now(session)
         self.finished_at = now(session) if self.state.settled else None
+        if self.state.finished:
+            self.nbd_server = None  # what was sealed is of no use any more
         if self.state.settled:
             self.announce(session)
         record_event(session, self.id, by=by, action=self.state, sentence=why)

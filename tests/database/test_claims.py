@@ -306,6 +306,17 @@ def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> 
         assert session.scalar(select(func.count()).select_from(Event).where(Event.job_id == job))
 
 
+def test_a_job_that_has_ended_keeps_no_credentials_not_even_sealed_ones(job: int) -> None:
+    claim = taken(job)
+    claims.note(claim, nbd_server=NbdServer(nonce="n", address="::1", port=1, sealed="for the source"))
+    claims.retry(claim, "once more", timedelta())
+    with transaction() as session:
+        assert session.get_one(Job, job).nbd_server
+    finish_up_to(job, len(chain.LINKS))
+    with transaction() as session:
+        assert session.get_one(Job, job).nbd_server is None
+
+
 def test_a_step_of_another_name_wins_neither_a_claim_nor_costs_an_attempt(job: int) -> None:
     assert take(job, name="cleanup") is None
     with transaction() as session:

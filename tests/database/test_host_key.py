@@ -13,8 +13,10 @@ from models.documents import HostFacts
 from models.host import Host
 from models.job import Job
 from tests import factories
+from tests.stage import Stage
 from workers.trust import host_key
 from workflows import host_keys
+from workflows.migration import preflight
 
 DAY_S = 24 * 3600
 
@@ -91,6 +93,15 @@ def test_two_hosts_that_protect_their_streams_differently_are_refused() -> None:
     _change("one", facts=HostFacts(streams=StreamSecurity.PLAIN))
     with pytest.raises(PreconditionFailed, match="DROVER_STREAMS is plain on one and encrypted on two"):
         _keys()
+
+
+@pytest.mark.usefixtures("database")
+@pytest.mark.parametrize("streams", [StreamSecurity.ENCRYPTED, StreamSecurity.PLAIN])
+def test_a_move_in_plain_text_is_warned_of_and_no_other(tmp_path: Path, streams: StreamSecurity) -> None:
+    stage = Stage(tmp_path)
+    stage.destination = stage.destination.model_copy(update={"streams": streams})
+    warned = preflight.warnings(stage.plan())
+    assert any("in plain text" in said for said in warned) is (streams is StreamSecurity.PLAIN)
 
 
 def test_two_submissions_at_once_do_not_wait_for_each_other(hosts: None) -> None:

@@ -199,7 +199,7 @@ def test_what_a_host_writes_and_nobody_can_read_keeps_nobody_from_the_rest() -> 
             for read in mapper.column_attrs:
                 column = read.columns[0]
                 if isinstance(column.type, Typed) and column.type.otherwise is None and not read.deferred:
-                    where = {"of": mapper.local_table.fullname, "column": column.name}
+                    where = {"of": mapper.class_.__tablename__, "column": column.name}
                     assert not session.scalar(may, where), where
 
 

@@ -243,6 +243,16 @@ def test_strangers_of_one_address_end_their_own_connections_and_nobody_elses(mon
             pairs[0][1].recv(1)
 
 
+@pytest.mark.parametrize("mine", [None, credentials.make().server], ids=["plain", "encrypted"])
+def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, mine: Credentials | None) -> None:
+    monkeypatch.setattr(server, "PROVE_S", 0.1)
+    told = ServerParameters(sockets={}, secret="", credentials=mine, listening=socket.socket().detach())
+    heard, (far, silent) = server.Server(told), socket.socketpair()
+    wrapped = handshake.wrap(far, heard.shown.context() if heard.shown else None, mine, server=True)
+    with heard.listening, silent, wrapped, pytest.raises(TimeoutError):
+        heard._let_in(wrapped)
+
+
 def test_certificates_that_are_renewed_count_from_the_next_connection_on_and_open_ones_go_on(tmp_path: Path) -> None:
     first, second = Authority("first"), Authority("second")
     there, here = _issued(first, tmp_path, "hv2", "hv1"), _issued(first, tmp_path, "hv1", "hv2")
@@ -281,6 +291,31 @@ def test_the_right_certificate_without_the_secret_is_turned_away(ends: Ends) -> 
     wrong = replace(ends.told, secret=credentials.make_secret())
     with pytest.raises(handshake.Refused, match="it hung up"):
         client.open_stream(wrong, "nbd", client.context_of(wrong))
+
+
+def _with_a_certificate_of_its_own(end: str, _: Path) -> tuple[handshake.Mine, handshake.Mine]:
+    right, own = credentials.make(), credentials.make()
+    false = replace(getattr(right, end), certificate=getattr(own, end).certificate, key=getattr(own, end).key)
+    both = {"server": right.server, "client": right.client, end: false}
+    return both["server"], both["client"]
+
+
+def _with_that_of_another_host(end: str, folder: Path) -> tuple[handshake.Mine, handshake.Mine]:
+    by, host = Authority("root"), {"server": "hv2", "client": "hv1", end: "hv3"}
+    return _issued(by, folder, host["server"], "hv1"), _issued(by, folder, host["client"], "hv2")
+
+
+@pytest.mark.parametrize("false_end", ["server", "client"])
+@pytest.mark.parametrize("shown", [_with_a_certificate_of_its_own, _with_that_of_another_host])
+def test_either_end_is_refused_that_holds_the_secret_and_not_the_right_certificate(
+    tmp_path: Path, false_end: str, shown: Callable[[str, Path], tuple[handshake.Mine, handshake.Mine]]
+) -> None:
+    with _running(tmp_path, *shown(false_end, tmp_path)) as ends:
+        with pytest.raises((OSError, handshake.Refused)):
+            client.open_stream(ends.told, "nbd", client.context_of(ends.told))
+        ends.behind.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            ends.behind.accept()
 
 
 def test_a_stream_that_nobody_serves_is_a_sentence(ends: Ends) -> None:
@@ -337,7 +372,7 @@ def test_the_port_of_before_is_taken_again_if_it_is_free() -> None:
     first = free_port()
     ours = factories.offline(ports=PortRange(first - 3, first), address=LOCAL)
     with supervisor.bind(ours, first) as again:
-        assert again.getsockname()[1] == first
+        assert again.getsockname() == (LOCAL, first), "and no other address of the host"
 
 
 def test_what_an_earlier_version_sealed_without_a_version_is_understood() -> None:

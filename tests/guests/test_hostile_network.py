@@ -82,19 +82,14 @@ def _network(streams: str) -> Iterator[Lab]:
         yield lab
 
 
-def _moved_under_attack(lab: Lab, moves: Moves, attacked: bool) -> tuple[str, Job, list[bytes]]:
+def _moved_under_attack(lab: Lab, moves: Moves) -> tuple[str, Job, list[bytes]]:
     """The guest, its job, and what a stranger learnt."""
     guest = moves.boot(fill_mib=48)
-    job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=12 * MIB)
-    learnt: list[bytes] = []
-    if attacked:
-        until("the copy runs", lambda: moves.step_is(job.id, "await_sync", "running"))
-        with _on(lab, lab.host("host-c"), ATTACK, lab.host("host-b").address, *PORTS) as said:
-            job = moves.ended(job.id, 240)
-        lines = [line.split() for line in said.read_text().splitlines()[1:-1]]
-        assert max(int(words[0]) for words in lines) > 20, "the attacker reached no port"
-        learnt = [bytes.fromhex(words[1]) for words in lines if len(words) > 1]
-    return guest, moves.ended(job.id, 240), learnt
+    with _on(lab, lab.host("host-c"), ATTACK, lab.host("host-b").address, *PORTS) as said:
+        job = moves.ended(moves.submit(guest, "host-b", bandwidth_bytes_per_s=12 * MIB).id, 240)
+    lines = [line.split() for line in said.read_text().splitlines()[1:-1]]
+    assert max(int(words[0]) for words in lines) > 20, "the attacker reached no port"
+    return guest, job, [bytes.fromhex(words[1]) for words in lines if len(words) > 1]
 
 
 def _patterns(image: Path) -> list[bytes]:
@@ -113,7 +108,7 @@ def test_a_move_goes_well_and_who_listens_or_attacks_learns_only_what_is_sent_in
         moves = Moves(lab)
         heard = tmp_path / "wire"
         with _on(lab, lab.host("host-b"), LISTEN, str(heard)):
-            guest, job, learnt = _moved_under_attack(lab, moves, attacked=True)
+            guest, job, learnt = _moved_under_attack(lab, moves)
         moves.done(job)
         moves.intact(guest, "host-b")
         assert {step.attempts for step in job.steps} == {1}, "no step needed a second attempt"

@@ -10,7 +10,7 @@ from workers.guest import run_files
 from workers.guest.qmp_ready import monitor_ready
 from workers.launcher import units
 from workers.preflight import inspection
-from workers.process import processes, vcpus
+from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import cpu, permissions, topology
 from workers.qemu.command_line import listening_sockets
@@ -77,9 +77,6 @@ async def ready(ctx: Context, started: Process) -> None:
         await monitor_ready(started, ctx.destination.qmp, _log(ctx))
     except Fatal as error:
         raise Fatal(f"the destination's QEMU does not start: {error}") from error
-    if ctx.source.started_as is not None and ctx.source.started_as.vcpus:
-        async with connect(ctx.destination.qmp) as monitor:
-            await vcpus.pin(monitor, ctx.source.started_as.vcpus)
 
 
 def _log(ctx: Context) -> Path:

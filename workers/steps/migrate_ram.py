@@ -29,7 +29,7 @@ from workers.health import agent
 from workers.hooks import Point
 from workers.launcher import inhibitor
 from workers.media import listing
-from workers.process import processes
+from workers.process import processes, vcpus
 from workers.qemu import block, written
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
@@ -74,6 +74,8 @@ class MigrateRamDestination(StepHandler):
             nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
             ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
             await size_watch.begin(ctx, monitor, nodes)
+            if ctx.source.started_as is not None:
+                await vcpus.pin(monitor, ctx.source.started_as.vcpus)  # whichever worker has started it
         await streams.serve(ctx, ctx.served_at.nonce)
         await hooks.run(ctx, Point.BEFORE_SWITCHOVER)
         await self._start_switch(ctx)

@@ -61,7 +61,7 @@ async def start(question: StartGuest, settings: Settings) -> Sighting:
             )
         if (there := await asyncio.to_thread(whereabouts.elsewhere, guest, settings.host)) is not None:
             raise PreconditionFailed(f"{guest} lives on {there}, not on {settings.host}: nothing was started")
-        seen = _seen(question, settings)
+        seen = await look(question, settings)
         if seen.pid is not None:
             raise PreconditionFailed(f"{guest} runs on {settings.host} already (pid {seen.pid})")
         try:
@@ -115,15 +115,14 @@ async def stop(question: StopGuest, settings: Settings) -> Sighting:
         PreconditionFailed: it does not run here, was not launched by Drover, or cannot be asked.
     """
     guest = question.guest
-    seen, launch = _seen(question, settings), units.launch_file(guest, settings)
+    seen, launch = await look(question, settings), units.launch_file(guest, settings)
     if seen.pid is None:
         raise PreconditionFailed(f"{guest} does not run on {settings.host}")
     if launch is None:
         raise PreconditionFailed(
             f"{guest} was not launched by Drover on {settings.host}: stop it as it was started, or power it off"
         )
-    if units.available() and systemd.main_pid(units.of(guest)) == seen.pid:
-        await asyncio.to_thread(systemd.tell, "stop", "--no-block", "--", units.of(guest))
+    if await asyncio.to_thread(_stopped_by_its_unit, guest, seen.pid):
         return seen
     try:
         async with connect(launch.qmp) as monitor:
@@ -131,3 +130,11 @@ async def stop(question: StopGuest, settings: Settings) -> Sighting:
     except StepError as error:
         raise PreconditionFailed(f"{guest} was not asked to power off, and runs on: {error}") from error
     return seen
+
+
+def _stopped_by_its_unit(guest: str, pid: int) -> bool:
+    """The unit asks it to power off; false: it runs in none of ours."""
+    if not units.available() or systemd.main_pid(units.of(guest)) != pid:
+        return False
+    systemd.tell("stop", "--no-block", "--", units.of(guest))
+    return True

@@ -1,5 +1,7 @@
 """Step 7: nothing of the job is left but the guest, and its old images for as long as they are kept."""
 
+import asyncio
+
 from drover.errors import Fatal
 from models.database import transaction
 from models.guest import Guest
@@ -31,25 +33,23 @@ class CleanupSource(StepHandler):
         return not ctx.source_alive and retention.complete(ctx) and not ctx.directory.path.exists()
 
     async def do(self, ctx: Context) -> None:
-        self._owned_elsewhere(ctx)
-        self._let_go(ctx)
-        retention.write_down(ctx)  # of a job that was begun by an earlier version
-        launcher = await inhibitor.inhibit(ctx, whatever_it_is=True)  # likewise
-        units.leave(ctx)
-        retention.set_aside(ctx)  # first: what is started anew in its place must not find them
+        await asyncio.to_thread(self._begin, ctx)
+        launcher = await inhibitor.inhibit(ctx, whatever_it_is=True)  # of a job that was begun by an earlier version
+        await asyncio.to_thread(self._set_aside, ctx)
         if launcher is not None:
             await self._end_qemu(ctx, launcher)
-        _write_way_back_down(ctx)
-        _set_written_aside(ctx)
         await self._end_tpm(ctx)
-        inhibitor.end_scripts(ctx)
-        units.left(ctx)
-        run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
+        await asyncio.to_thread(self._clear_away, ctx)
         await supervisor.kill_all(ctx)
         await reading.stop(ctx)
         await streams.stop(ctx)
         await hooks.run(ctx, Point.AFTER_CLEANUP)
         ctx.directory.remove()
+
+    def _begin(self, ctx: Context) -> None:
+        self._owned_elsewhere(ctx)
+        self._let_go(ctx)
+        retention.write_down(ctx)  # of a job that was begun by an earlier version
 
     def _owned_elsewhere(self, ctx: Context) -> None:
         """Never end a QEMU that might still be the guest."""
@@ -66,10 +66,13 @@ class CleanupSource(StepHandler):
                 f"move its images away, then `drover job retry {ctx.job.id}`"
             )
 
+    def _set_aside(self, ctx: Context) -> None:
+        """Before its QEMU ends: what is started anew in its place must find neither launch file nor images."""
+        units.leave(ctx)
+        retention.set_aside(ctx)
+
     async def _end_qemu(self, ctx: Context, launcher: Launcher) -> None:
-        if launcher.stays and inhibitor.program(ctx.settings) is None:
-            keep_out.put(ctx, launcher)
-        inhibitor.halt_scripts(ctx, launcher)
+        await asyncio.to_thread(_hold_back, ctx, launcher)
         try:
             async with ctx.guest() as monitor:
                 await monitor.execute("quit", timeout_s=10)
@@ -82,7 +85,22 @@ class CleanupSource(StepHandler):
         if ctx.source.tpm is not None:
             ctx.guard()
             await tpm.end(ctx.source.tpm)
-            retention.set_more_aside(ctx, tpm.states(ctx.source.tpm))
+            await asyncio.to_thread(retention.set_more_aside, ctx, tpm.states(ctx.source.tpm))
+
+    def _clear_away(self, ctx: Context) -> None:
+        """After its QEMU and its TPM."""
+        _write_way_back_down(ctx)
+        _set_written_aside(ctx)
+        inhibitor.end_scripts(ctx)
+        units.left(ctx)
+        run_files.unlink_dead(ctx.settings, [ctx.source.qmp], ctx.source.pidfile)
+
+
+def _hold_back(ctx: Context, launcher: Launcher) -> None:
+    """What launched the guest starts none as its QEMU ends."""
+    if launcher.stays and inhibitor.program(ctx.settings) is None:
+        keep_out.put(ctx, launcher)
+    inhibitor.halt_scripts(ctx, launcher)
 
 
 def _set_written_aside(ctx: Context) -> None:

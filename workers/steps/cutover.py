@@ -91,8 +91,7 @@ class CutoverDestination(StepHandler):
             if incoming_qemu.running(ctx) is not None:
                 raise
             raise self._died(ctx) from error
-        self._record(ctx, qemu)
-        await asyncio.to_thread(units.settle, ctx)
+        await asyncio.to_thread(_settle, ctx, qemu)
 
     async def _let_switch_finish(self, ctx: Context) -> None:
         """It holds the monitor until the guest is announced. One that is dead or frozen is not waited for."""
@@ -141,8 +140,11 @@ class CutoverDestination(StepHandler):
             await nbd_server.stop(ctx)
             await asyncio.to_thread(given_back.let_nothing_start_it, ctx)
 
-    def _record(self, ctx: Context, qemu: Process | None) -> None:
-        identity = processes.identity(qemu) if qemu else None
-        launcher = units.now(ctx, qemu)
-        with ctx.record() as (session, job, _step):
-            session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)
+
+def _settle(ctx: Context, qemu: Process | None) -> None:
+    """It is on record that it runs here, and from now on it may be started here."""
+    identity = processes.identity(qemu) if qemu else None
+    launcher = units.now(ctx, qemu)
+    with ctx.record() as (session, job, _step):
+        session.get_one(Guest, job.guest).lives_on(job.destination, ctx.destination.qmp, identity, launcher)
+    units.settle(ctx)

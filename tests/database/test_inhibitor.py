@@ -1,16 +1,23 @@
 """What keeps a guest's launcher at the source from starting it again, where the administrator's program tells it."""
 
 import asyncio
+import subprocess
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from drover.errors import Fatal, Transient
 from drover.settings import settings
-from models.job import JobState
-from models.launcher import Launcher, LauncherKind
+from models.database import transaction
+from models.job import Event, JobState
+from models.launcher import ACTION, Launcher, LauncherKind
 from tests import factories
-from workers.launcher import inhibitor, systemd
+from tests.documents import inspection
+from tests.helpers import until
+from workers.launcher import found, inhibitor, systemd
+from workers.process import processes
+from workers.process.processes import Process
 from workers.step import Context
 
 
@@ -49,6 +56,28 @@ def test_the_program_is_told_once_that_the_guest_stays(ctx: Context, tmp_path: P
     (tmp_path / "told").unlink()
     asyncio.run(inhibitor.lift(ctx))
     assert not (tmp_path / "told").exists()
+    assert _sentences(ctx) == ["sh is told that web stays on one: it may start it again, as before"]
+
+
+def test_what_launched_a_guest_is_told_to_keep_still_each_time_and_the_job_says_so_once(
+    ctx: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _record(ctx).unlink()
+    shell = Launcher(kind=LauncherKind.SUPERVISOR, name="sh", pid=7, stays="sh may start it again")
+    monkeypatch.setattr(found, "launcher_of", lambda process: shell)
+    monkeypatch.setattr(Context, "source_alive", True)
+    monkeypatch.setattr(Context, "source_process", None)
+    for _ in range(2):
+        (tmp_path / "told").unlink(missing_ok=True)
+        assert asyncio.run(inhibitor.inhibit(ctx)) == shell
+        assert (tmp_path / "told").read_text() == f"still web {ctx.job.id}\n"
+    assert _sentences(ctx) == ["sh (pid 7) is told not to start web on one any more"]
+
+
+def _sentences(ctx: Context) -> list[str]:
+    with transaction() as session:
+        told = select(Event.sentence).where(Event.job_id == ctx.job.id, Event.action == ACTION)
+        return list(session.scalars(told.order_by(Event.id)))
 
 
 def test_a_program_that_fails_is_tried_again(ctx: Context, tmp_path: Path) -> None:
@@ -63,6 +92,32 @@ def test_a_program_that_the_policy_no_longer_names_is_asked_for(ctx: Context, tm
     with pytest.raises(Fatal, match=f"name it again in the policy there, then `drover job retry {ctx.job.id}`"):
         asyncio.run(inhibitor.lift(ctx))
     assert _record(ctx).exists()
+
+
+def test_scripts_that_were_halted_go_on_if_the_guest_stays(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = Launcher(kind=LauncherKind.UNIT, name="web.service")
+    _record(ctx).write_text('{"kind": "unit", "unit": "web.service"}')
+    with subprocess.Popen(["sh", "-c", "sleep 100; true"], start_new_session=True) as started:
+        script = processes.process(started.pid)
+        assert script is not None
+        [qemu] = until("it has started its child", lambda: processes.children(script))
+        mine = {script.pid, qemu.pid}
+        monkeypatch.setattr(found, "_units_cgroup", lambda process: "/web.service" if process.pid in mine else None)
+        monkeypatch.setattr(systemd, "take_away", lambda *paths: None)
+        monkeypatch.setattr(Context, "source_process", qemu)
+        monkeypatch.setattr(Context, "source", inspection())
+        try:
+            inhibitor.halt_scripts(ctx, unit)
+            until("it is halted", lambda: _state(script) == "T")
+            asyncio.run(inhibitor.lift(ctx))
+            until("it goes on", lambda: _state(script) == "S")
+        finally:
+            started.kill()
+            qemu.kill()
+
+
+def _state(process: Process) -> str:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
-from models.launcher import Inhibition, Launcher, LauncherKind
+from models.launcher import ACTION, Inhibition, Launcher, LauncherKind
 from workers import programs
 from workers.document_file import DocumentFile
 from workers.launcher import found, systemd
@@ -65,6 +65,9 @@ async def inhibit(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | N
     if launcher.kind is LauncherKind.UNIT or told:
         ctx.guard()
         unit = launcher.name if launcher.kind is LauncherKind.UNIT else None
+        if _record(ctx).read() is None:
+            sentence = f"{unit or launcher.sentence} is told not to start {ctx.job.guest} on {ctx.job.source} any more"
+            await asyncio.to_thread(ctx.tell, ACTION, sentence)
         await asyncio.to_thread(_record(ctx).write, Inhibition(kind=launcher.kind, unit=unit))
         await (asyncio.to_thread(_mask, ctx, unit) if unit else _tell(ctx, "still"))
     elif launcher.stays and not (whatever_it_is or accepted):
@@ -109,15 +112,22 @@ async def lift(ctx: Context) -> None:
         await asyncio.to_thread(_unmask, ctx, inhibition.unit)
     else:
         await _tell(ctx, "again")
+    who = inhibition.unit or "its launcher"
+    sentence = f"{who} is told that {ctx.job.guest} stays on {ctx.job.source}: it may start it again, as before"
+    await asyncio.to_thread(ctx.tell, ACTION, sentence)
     _record(ctx).remove()
 
 
 def halt_scripts(ctx: Context, launcher: Launcher) -> None:
     """Stop the scripts of the guest's own unit that wait for the end of its QEMU: they act on it no more."""
     if launcher.kind is LauncherKind.UNIT:
-        for script in found.above_in_its_unit(ctx.source_process):
-            ctx.guard()
-            script.signal(signal.SIGSTOP)
+        _signal_scripts(ctx, signal.SIGSTOP)
+
+
+def _signal_scripts(ctx: Context, number: int) -> None:
+    for script in found.above_in_its_unit(ctx.source_process):
+        ctx.guard()
+        script.signal(number)
 
 
 def end_scripts(ctx: Context) -> None:
@@ -130,11 +140,12 @@ def end_scripts(ctx: Context) -> None:
 
 def _unmask(ctx: Context, unit: str) -> None:
     systemd.take_away(systemd.drop_in(unit, DROP_IN))
+    _signal_scripts(ctx, signal.SIGCONT)  # the clearing away after it had begun, and an operator took the guest back
     launcher = ctx.source.launcher
     if launcher is None or launcher.name != unit or ctx.source_alive:
         return
     if _would_start_it(unit, launcher, booted=processes.booted_since(ctx.source.process)):
-        log.info("%s is started: its guest ended during the move, which was rolled back", unit)
+        ctx.tell(ACTION, f"{unit} is started: {ctx.job.guest} ended during the move, which is rolled back")
         systemd.tell("start", "--no-block", "--", unit)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from drover.settings import Settings
 from models.contracts import Part, nested
-from models.launcher import Launcher
+from models.launcher import ACTION, Launcher
 from workers import files
 from workers.process.processes import Process
 from workers.step import Context
@@ -39,6 +39,11 @@ def put(ctx: Context, launcher: Launcher) -> None:
     Raises:
         UnsafePath: somebody else's link is on the way.
     """
+    ctx.tell(
+        ACTION,
+        f"{launcher.sentence} stays on {ctx.job.source}, and nobody can tell it anything: folders in the place of the "
+        f"former images keep it from starting {ctx.job.guest} a second time",
+    )
     devices = {disk.index for disk in ctx.source.disks if disk.block_device}
     for disk in ctx.disks:
         if disk.index in devices:

@@ -15,6 +15,7 @@ from models.database import transaction
 from models.documents import Health
 from models.guest import Guest
 from models.job import Job, JobState
+from models.launcher import Launcher, LauncherKind
 from tests.cli.support import document, drover, end_job, insert_job
 from workers.preflight import checks
 
@@ -55,6 +56,12 @@ def test_showing_a_guest_keeps_its_command_line_secret(database: None, answers: 
     plain = drover("guest", "show", "web")
     assert "can be moved" in plain.stdout
     assert "hunter2" not in json.dumps(found) + plain.output
+
+
+def test_a_guest_is_shown_with_the_unit_that_launched_it(database: None, answers: dict[str, Any]) -> None:
+    unit = Launcher(kind=LauncherKind.UNIT, name="web.service", restart="always")
+    answers["inspect"]["launcher"] = unit.json_object()
+    assert "launched by web.service, Restart=always, started at boot" in drover("guest", "show", "web").stdout
 
 
 def test_a_guest_whose_check_failed_is_shown_with_the_way_home(database: None, answers: dict[str, Any]) -> None:

@@ -1,5 +1,7 @@
 """Who launched a guest, and what becomes of a launcher that would start it a second time."""
 
+import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,15 +10,20 @@ from pathlib import Path
 import pytest
 
 from drover.errors import PreconditionFailed
+from lab import fleet
 from lab import guests as lab_guests
 from lab.directory import Lab
 from lab.guest.boot_files import boot_files, default_cache
 from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec, create_images
+from models.database import transaction
+from models.guest import Guest
 from models.launcher import Launcher, LauncherKind
+from tests.cli.support import drover
 from tests.helpers import MIB, Moves, until
 from workers.launcher import found
 from workers.process import processes, qemus
+from workers.process.machine import boot
 from workers.process.processes import Process
 from workflows import cold_start, guests
 from workflows.migration import preflight
@@ -44,6 +51,17 @@ def test_a_shell_that_waits_for_it_may_start_it_again() -> None:
         finally:
             shell.kill()
             child.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a process numbers of its own")
+def test_what_has_process_numbers_of_its_own_may_be_started_again_by_the_engine_of_its_container() -> None:
+    with subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child", "sleep", "100"]) as engine:
+        try:
+            launcher = _launcher(_child(engine))
+            assert launcher.kind is LauncherKind.CONTAINER
+            assert "whose engine may start it again" in str(launcher.stays)
+        finally:
+            engine.kill()
 
 
 def test_what_has_lost_its_parent_is_started_again_by_nobody(tmp_path: Path) -> None:
@@ -168,6 +186,7 @@ def test_a_guest_whose_launcher_stays_is_refused_and_moved_on_request_without_ev
 
         job = moves.move(name, "host-b", launcher_stays=True)
         moves.done(job)
+        assert f"sh (pid {shell.pid}) stays on host-a" in moves.events(job.id)
         heard = spec.console.stat().st_size
         ends = spec.directory / "ends"
         until("the loop has tried several times", lambda: ends.exists() and ends.read_text().count("ended") > 3)
@@ -186,17 +205,22 @@ def test_a_guest_whose_launcher_stays_is_refused_and_moved_on_request_without_ev
     back = moves.move(name, "host-a")
     moves.done(back)
     assert spec.image(0).is_file()
-    _starts_cold_once(name, spec)
+    _starts_cold_once_after_a_reboot(lab, name, spec)
 
 
-def _starts_cold_once(name: str, spec: GuestSpec) -> None:
+def _starts_cold_once_after_a_reboot(lab: Lab, name: str, spec: GuestSpec) -> None:
     with pytest.raises(PreconditionFailed, match="looped runs already: on host-a"):
         cold_start.start(name)
-    for process in processes.having_open(spec.image(0)):
+    for process in (*processes.having_open(spec.image(0)), *processes.find(lab.mark("worker-host-a"))):
         process.kill()
+    with transaction() as session:
+        row = session.get_one(Guest, name)
+        assert row.process is not None
+        row.process = row.process.replace(boot(), "an-earlier-boot")
+    fleet.start_worker(lab, lab.host("host-a"))
+    fleet.wait_for_workers(lab)
     heard = spec.console.stat().st_size
-    started = cold_start.start(name)
-    assert started.host == "host-a"
+    assert json.loads(drover("guest", "start", name, "--json").stdout)["host"] == "host-a"
     until("the guest boots and writes", lambda: b"ack " in spec.console.read_bytes()[heard:], 120)
     with pytest.raises(PreconditionFailed, match="looped runs already: on host-a"):
         cold_start.start(name)

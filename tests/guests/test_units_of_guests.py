@@ -166,7 +166,7 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
 
     time.sleep(1.0)  # several times its RestartSec
     assert here.unit("web.service", "ActiveState") in {"inactive", "failed"}
-    assert here.run("systemctl start web.service").returncode != 0, "nobody can start a second one there"
+    _its_former_unit_is_edited_and_starts_nothing(here)
     known = guests.known_guest("web")
     assert known.launcher is not None
     assert known.launcher.name == "drover-guest@web.service"
@@ -174,7 +174,9 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
     pid = there.unit("drover-guest@web", "MainPID")
     there.done("systemctl restart drover-worker")
     assert there.unit("drover-guest@web", "MainPID") == pid, "it outlives the worker"
+    there.done("systemctl kill -s KILL drover-guest@web")
     hosts_with_systemd.writes("host-b")
+    assert there.unit("drover-guest@web", "MainPID") != pid, "it is started again"
 
     here.shut_down()
     there.lose_power()
@@ -188,12 +190,24 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
     _moved_while_workers_are_killed(hosts_with_systemd, moves)
     hosts_with_systemd.writes("host-a")
     _lives_by_its_own_unit(here)
+    assert here.run("systemctl start web.service").returncode != 0, "its former unit starts no second one"
     assert there.unit("drover-guest@web", "ActiveState") == "inactive"
     assert there.unit("drover-guest@web", "UnitFileState") == "disabled"
     _starts_nothing_once_it_was_fenced(hosts_with_systemd)
     hosts_with_systemd.over.set()
     watching.join()
     assert hosts_with_systemd.most == 1
+
+
+def _its_former_unit_is_edited_and_starts_nothing(here: Booted) -> None:
+    """By its owner, while the guest is away."""
+    lines = r"[Service]\nRestart=always\nMemoryMax=500M\n"
+    here.done(rf"printf '{lines}' >/etc/systemd/system/web.service.d/override.conf && systemctl daemon-reload")
+    assert {name: here.unit("web.service", name) for name in ("Restart", "MemoryMax")} == {
+        "Restart": "no",
+        "MemoryMax": str(500 * MIB),
+    }
+    assert here.run("systemctl start web.service").returncode != 0, "nobody can start a second one there"
 
 
 EDGES = {

@@ -22,6 +22,7 @@ import models.host
 import models.move_policy
 import models.notice
 import models.roll
+import models.sample
 import models.storage
 import models.webhook  # noqa: F401 - tables refer to each other: with these all are known
 from drover import passwords, words

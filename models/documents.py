@@ -280,6 +280,8 @@ class RamProgress(Versioned):
     remaining: int = 0
     total: int = 0
     bytes_per_s: int = 0
+    changed_per_s: int = 0
+    """What the guest changed in the last pass, in bytes per second."""
     passes: int | None = None
     """Over all of the RAM."""
     expected_downtime_ms: int = 0

@@ -25,6 +25,7 @@ from models.job import Job, Side, record_event
 from models.job import Step as StepRow
 from models.job_folder import ClosedImages, RecordedNodes, SlowedWrites
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
+from models.sample import Rates
 from workers import files
 from workers.document_file import DocumentFile
 from workers.guest import run_marker
@@ -263,9 +264,9 @@ class Context:
         """How the guest is to run there."""
         return self.plan.destination
 
-    def note(self, **columns: Any) -> None:
+    def note(self, rates: Rates | None = None, /, **columns: Any) -> None:
         """Write columns of the job's row, in the database while the claim holds, and in `job`."""
-        note(self.claim, **columns)
+        note(self.claim, rates, **columns)
         for name, value in columns.items():
             setattr(self.job, name, value)
 

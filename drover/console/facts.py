@@ -3,6 +3,7 @@
 from typing import Any
 
 from drover.views import (
+    curves,
     drain_queries,
     drain_sentences,
     estimates,
@@ -43,6 +44,7 @@ def of_job(job_id: int) -> dict[str, Any]:
         "copy_limit": estimates.copy_limit(job),
         "timeline": timeline.of_job(job, shot.at),
         "line": timeline.line(job, shot.at),
+        "charts": curves.charts(queries.samples(job_id)),
         "looked_at": sentences.looked_at(job),
         "events": queries.events(job_id),
         "commands": sentences.ways_out(job) if queries.may_go_home(job_id) else sentences.commands(job),

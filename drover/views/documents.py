@@ -200,6 +200,7 @@ def report_of_job(job_id: int) -> Document:
             }
             for bar in timeline.line(shot.job, shot.at).bars
         ],
+        "samples": list(map(serializers.sample_document, queries.samples(job_id))),
         "events": explanation(job_id)["events"],
     }
 

@@ -10,10 +10,11 @@ from sqlalchemy.orm import Session, defer, joinedload, selectinload
 
 from drover.errors import NotThere, PreconditionFailed
 from drover.views import remaining
-from models import kept_images, refusal
+from models import kept_images, refusal, sample
 from models.database import transaction
 from models.guest import Guest
 from models.job import Event, Job, JobState, unfinished
+from models.sample import Sample
 from models.webhook import Delivery
 from workflows import not_there, outages, wait_reasons
 from workflows.selectors import Selector
@@ -155,6 +156,13 @@ def events(job_id: int, action: str | None = None) -> list[Event]:
     query = select(Event).where(Event.job_id == job_id).order_by(Event.id)
     if action is not None:
         query = query.where(Event.action == action)
+    with transaction() as session:
+        return list(session.scalars(query))
+
+
+def samples(job_id: int) -> list[Sample]:
+    """How fast its disks and its RAM were copied and changed, in the order of time."""
+    query = select(Sample).where(Sample.job_id == job_id).order_by(Sample.at).limit(2 * sample.MOST)
     with transaction() as session:
         return list(session.scalars(query))
 

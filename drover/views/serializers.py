@@ -14,6 +14,7 @@ from models.host import Host
 from models.job import DOWNTIME_PHASES, Disk, Event, Job, JobState, Side, Step
 from models.kept_images import KeptImage
 from models.plan import Inspection
+from models.sample import Sample
 from models.webhook import Delivery
 
 SECRET = re.compile(r"\b[0-9a-f]{24,}\b")
@@ -220,6 +221,16 @@ def job_summary(shot: Snapshot) -> Document:
 def current_step(job: Job) -> str | None:
     """The step that is at work or failed."""
     return next((step.name for step in job.steps if step.state.value in {"running", "rolling_back", "failed"}), None)
+
+
+def sample_document(sample: Sample) -> Document:
+    """How fast a job's disks or RAM were copied and changed at one moment."""
+    return {
+        "at": iso(sample.at),
+        "of": "ram" if sample.of_ram else "disks",
+        "sent_bytes_per_s": sample.sent_per_s,
+        "changed_bytes_per_s": sample.changed_per_s,
+    }
 
 
 def event_document(event: Event) -> Document:

@@ -59,24 +59,30 @@ class Line:
     """When the guest was paused for its switchover."""
 
 
-About = TypeVar("About")
-
-
 @dataclass(frozen=True, kw_only=True)
-class Timeline(Generic[About]):
-    """Lines over one axis of time."""
+class Axis:
+    """Of time."""
 
     begins: datetime
     ends: datetime
-    now: datetime
-    windows: Sequence[Span]
-    lines: Sequence[tuple[About, Line, Span | None]]
-    """Of each guest or host what was, and when the rest is expected."""
 
     def place(self, at: datetime, width: float = 1000.0) -> float:
         """Where a moment is on an axis of this width."""
         whole = (self.ends - self.begins).total_seconds() or 1.0
         return round(max(0.0, min(1.0, (at - self.begins).total_seconds() / whole)) * width, 2)
+
+
+About = TypeVar("About")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline(Axis, Generic[About]):
+    """Lines over one axis."""
+
+    now: datetime
+    windows: Sequence[Span]
+    lines: Sequence[tuple[About, Line, Span | None]]
+    """Of each guest or host what was, and when the rest is expected."""
 
 
 def line(job: Job, now: datetime) -> Line:

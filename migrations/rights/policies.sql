@@ -16,6 +16,7 @@ BEGIN
             ('attempt', 'ALL', 'EXISTS (SELECT FROM job WHERE job.id = attempt.job_id)'),
             ('disk', 'ALL', 'EXISTS (SELECT FROM job WHERE job.id = disk.job_id)'),
             ('event', 'ALL', 'EXISTS (SELECT FROM job WHERE job.id = event.job_id)'),
+            ('sample', 'ALL', 'EXISTS (SELECT FROM job WHERE job.id = sample.job_id)'),
             ('guest', 'SELECT', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name)'),
             -- A destination may take the guest's record over while the move is under way; no host may give a guest away.
             ('guest', 'UPDATE', 'host = current_user OR EXISTS (SELECT FROM job WHERE job.guest = guest.name'

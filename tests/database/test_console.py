@@ -139,6 +139,18 @@ def test_the_page_of_a_job_tells_its_events_its_downtime_and_estimate(console: h
     assert "<dt>So far</dt>" in under_way
 
 
+def test_the_page_of_a_job_has_curves_of_its_rates_once_there_are_samples(console: httpx.Client) -> None:
+    made = consoles.fleet()
+    shown = console.get(f"/jobs/{made.moved}").text
+    for said in (
+        "Rates of its disks over time: copied, at most 116.0 MB/s; written anew by the guest, at most 6.0 MB/s",
+        "Rates of its RAM over time: sent, at most 100.0 MB/s; changed by the guest, at most 6.0 MB/s",
+    ):
+        assert said in shown
+    assert shown.count("<polyline") == 4
+    assert "Rates of its" not in console.get(f"/jobs/{made.copying}").text
+
+
 def test_a_drain_has_a_line_for_each_guest_and_expects_those_that_wait_one_after_the_other(database: None) -> None:
     shown = timeline.of_drain(snapshot(consoles.fleet().drain))
     parts = {row.guest.guest: [str(bar.part) for bar in line.bars] for row, line, _ in shown.lines}
@@ -316,6 +328,8 @@ def test_a_report_is_one_page_that_fetches_nothing_and_has_all_of_the_page(datab
         "device state",
         "the controller admits it",
         "4:00 (when its drain",
+        "copied, at most 116.0 MB/s",
+        "<polyline",
     ):
         assert said in told
 
@@ -375,6 +389,10 @@ def test_a_report_as_json_has_the_document_with_story_parts_and_estimate(databas
     assert (job["state"], job["downtime_ms"], job["estimate_s"]) == ("done", 48.0, 240.0)
     assert [part["part"] for part in job["parts"]] == ["preparation", "copy", "in sync", "RAM", "rest"]
     assert job["events"][0]["sentence"] == "the controller admits it"
+    assert len(job["samples"]) == 50
+    assert {name: job["samples"][0][name] for name in ("of", "sent_bytes_per_s", "changed_bytes_per_s")} == {
+        "of": "disks", "sent_bytes_per_s": 110 * MB, "changed_bytes_per_s": 0
+    }  # fmt: skip
     drain = json.loads(drover("drain", "report", str(made.drain), "--json").stdout)
     assert [each["guest"] for each in drain["jobs"]] == ["web04", "web08", "web12"]
     assert drover("job", "report", "1", "--json", "--html").exit_code == 2

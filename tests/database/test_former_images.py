@@ -17,6 +17,7 @@ from models.guest import Guest
 from models.host import Host
 from models.job import Disk, Event, Job, JobState
 from models.plan import Plan
+from models.sample import Sample
 from models.way_back import FormerImage, WayBack
 from tests import factories
 from tests.documents import destination_plan, inspection
@@ -215,6 +216,12 @@ def test_changes_for_which_there_is_no_room_wait_for_it_and_say_so_once(
     held_up = f"one has no room left for {path}: make room there (or raise the quota) and the move goes on"
     assert [sentence.partition(", or")[0] for sentence in told[-2:]] == [held_up, "the move goes on"]
     assert told.count("the move goes on") == 1
+
+
+def test_the_rate_at_which_changes_are_sent_is_kept_like_that_of_a_mirror(back: Context) -> None:
+    delta._Copier(back, 0).record()
+    with transaction() as session:
+        assert session.scalars(select(Sample.of_ram)).all() == [False]
 
 
 def test_an_image_that_somebody_has_written_to_is_not_begun_with(back: Context) -> None:

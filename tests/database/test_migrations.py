@@ -26,6 +26,7 @@ from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_eve
 from models.move_policy import MovePolicy
 from models.notice import GuestNotice
 from models.roll import HookRun, Roll, RollHost
+from models.sample import Sample
 from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
 from workflows.migration import chain
@@ -45,7 +46,7 @@ NEW = {"drain", "drain_guest", "delivery", "refused_submission", "webhook_receiv
         "budget",
         "controller",
     ),
-    *("console_user", "move_policy", "guest_notice", "said"),
+    *("console_user", "move_policy", "guest_notice", "said", "sample"),
 }
 """Tables that earlier revisions do not have."""
 
@@ -142,6 +143,7 @@ def _rows_in_every_table() -> None:
             session.flush()
             session.add(Attempt(job_id=job.id, token=1, seq=0, direction="do", owner="x"))
             record_event(session, job.id, by="test", action="submitted", sentence="it is to move")
+            session.add(Sample(job_id=job.id, of_ram=False, sent_per_s=1, changed_per_s=1))
             session.add(DrainGuest(drain_id=drain.id, guest=guest, position=0, source="one", job_id=job.id))
             session.add(
                 Delivery(job_id=job.id, url="http://x", body=Notification(event="job.done", at=datetime.now(UTC)))

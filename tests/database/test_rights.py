@@ -34,6 +34,7 @@ from models.documents import AllowedHosts
 from models.drain import Drain, DrainKind, DrainState
 from models.host import Host, HostRequest
 from models.job import Event, Job, JobState
+from models.sample import Rates
 from models.storage import Storage
 from tests import factories, roles
 from tests.cli.support import drover
@@ -95,6 +96,7 @@ EVERYBODY = [
     "CREATE ROLE mine",
     "DELETE FROM job",
     "DELETE FROM event",
+    "DELETE FROM sample",
     "UPDATE event SET sentence = 'it never happened'",
     "COPY job TO PROGRAM 'cat'",
 ]
@@ -114,7 +116,10 @@ A_HOST = [
     "UPDATE fleet_limits SET max_moves = 0",
     "SELECT * FROM drain",
     "INSERT INTO said (level, sentence, fields) VALUES (20, 'an operator trusts two', '{}')",
-    *(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in ("host", "job", "guest", "storage", "delivery")),
+    *(
+        f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE"
+        for table in ("host", "job", "guest", "storage", "delivery", "sample")
+    ),
     "SELECT * FROM api_token",
     "SELECT * FROM webhook_secret",
     "SELECT pg_try_advisory_lock(1)",
@@ -152,6 +157,7 @@ def test_a_host_neither_sees_nor_changes_the_moves_of_others(moving: int) -> Non
         about_it = (f"{what} WHERE job_id = {other}" for what in ("UPDATE step SET attempts = 9", "SELECT FROM disk"))
         assert all(map(_denied, (f"UPDATE job SET state = 'done' WHERE id = {other}", *about_it)))
         assert _denied(f"INSERT INTO event (job_id, by, action, sentence) VALUES ({other}, 'one', 'x', 'x')")
+        assert _denied(f"INSERT INTO sample VALUES ({other}, false, now(), 1, 1)")
 
 
 @pytest.mark.parametrize("role", TRIED)
@@ -388,8 +394,18 @@ def _noted() -> Iterator[str]:
 
 def test_a_worker_may_write_how_far_its_copy_is(moving: int) -> None:
     claim = factories.claim(settings(), moving, 0)
+    rates = Rates(of_ram=False, sent_per_s=2, changed_per_s=1)
     with _as("one"):
-        claims.progress(claim, settings())
+        claims.progress(claim, settings(), rates)
+    with transaction() as session:
+        more = "SELECT job_id, of_ram, at - i * interval '5s', 1, 1 FROM sample, generate_series(1, 299) i"
+        session.execute(text(f"INSERT INTO sample {more}"))
+        session.execute(text("UPDATE sample SET at = at - interval '11s'"))
+    with _as("one"):
+        claims.progress(claim, settings(), rates)
+    with transaction() as session:
+        counted = text("SELECT count(*), count(*) FILTER (WHERE sent_per_s = 2) FROM sample")
+        assert session.execute(counted).one() == (300, 2)
 
 
 def test_a_worker_knows_its_share_of_what_moves_take_that_it_does_not_see(moving: int) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.guest import Guest
 from models.job import DOWNTIME_PHASES, Disk
+from models.sample import Sample
 from tests.helpers import MIB, Moves, until
 from workers.qemu.monitor import connect
 
@@ -65,6 +67,8 @@ def test_after_the_move_the_record_names_the_new_host_and_the_old_images_are_set
     assert not Path(disk.source_path).exists()
     assert Path(str(disk.retired_path)).exists()
     assert disk.retired_until is not None
+    with transaction() as session:
+        assert session.scalars(select(Sample.sent_per_s).where(Sample.job_id == job.id, Sample.of_ram.is_(False))).all()
 
 
 def test_images_that_were_set_aside_are_deleted_when_their_time_is_over(moves: Moves) -> None:

@@ -22,7 +22,7 @@ from drover.errors import DroverError, Fatal
 from models.job import record_event
 from workers.disks import mirrors
 from workers.disks.held_up import Remarks, no_room
-from workers.disks.pace import RECORD_S, RateLimiter
+from workers.disks.pace import RECORD_S, Meter, RateLimiter
 from workers.files import write_durably
 from workers.qemu import block, known_bugs, limits, nbd, own_export, written
 from workers.qemu.bitmaps import of_size
@@ -200,7 +200,7 @@ class _Copier:
 
     def __init__(self, ctx: Context, bytes_per_s: int) -> None:
         self.ctx = ctx
-        self.limiter = RateLimiter(bytes_per_s)
+        self.limiter, self.meter = RateLimiter(bytes_per_s), Meter()
         self.remarks, self.lacking = Remarks(ctx), 0
         self.sent: dict[int, int] = {}
 
@@ -257,7 +257,8 @@ class _Copier:
         for disk in self.ctx.job.disks:
             if disk.bytes_copied < self.sent.get(disk.index, 0):
                 disk.bytes_copied, self.ctx.job.progress_at = self.sent[disk.index], self.ctx.claim.now()
-        claims.progress(self.ctx.claim, self.ctx.settings)
+        pace = self.meter.look(sum(self.sent.values()), sum(disk.bytes_total for disk in self.ctx.job.disks), 0)
+        claims.progress(self.ctx.claim, self.ctx.settings, mirrors.rates(pace))
 
 
 async def _frozen(here: Path, disk: Changed) -> Sequence[Extent]:

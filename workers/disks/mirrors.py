@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 
 from models.database import transaction
+from models.documents import Pace
 from models.fleet import SLOWEST_BYTES_PER_S
 from models.job import Side, Step
 from models.plain import GRANULARITY
+from models.sample import Rates
 from workers.disks import nbd_server
 from workers.qemu import block, known_bugs, target
 from workers.qemu.block import Mirror
@@ -249,7 +251,12 @@ def record(ctx: Context, states: Mapping[str, Mirror], seen: dict[str, Passed], 
         disk.bytes_total = max(total, copied) or disk.bytes_total
         if mirror.ready and disk.ready_at is None:
             disk.ready_at = ctx.claim.now()
-    claims.progress(ctx.claim, ctx.settings)
+    claims.progress(ctx.claim, ctx.settings, None if ctx.job.pace is None else rates(ctx.job.pace))
+
+
+def rates(pace: Pace) -> Rates:
+    """For a sample."""
+    return Rates(of_ram=False, sent_per_s=pace.copied_per_s, changed_per_s=pace.written_per_s)
 
 
 def record_equal(ctx: Context) -> None:

@@ -68,10 +68,14 @@ class Meter:
     looks: deque[tuple[float, int, int]] = field(default_factory=deque)
 
     def pace(self, states: Mapping[str, Mirror], limit_per_s: int, at: float | None = None) -> Pace:
-        """Take a look in. A mirror that begins anew begins a new measurement."""
-        at = time.monotonic() if at is None else at
+        """Take a look at mirrors in. One that begins anew begins a new measurement."""
         copied = sum(mirror.copied_bytes for mirror in states.values())
         total = sum(mirror.total_bytes for mirror in states.values())
+        return self.look(copied, total, limit_per_s, at)
+
+    def look(self, copied: int, total: int, limit_per_s: int, at: float | None = None) -> Pace:
+        """Likewise at what is copied otherwise."""
+        at = time.monotonic() if at is None else at
         if not total:  # QEMU has yet to look through the disks
             return Pace(limit_per_s=limit_per_s)
         if self.looks and (copied < self.looks[-1][1] or total < self.looks[-1][2]):

@@ -186,6 +186,7 @@ def ram_progress(reply: dict[str, Any]) -> dict[str, Any]:
         "remaining": ram.get("remaining", 0),
         "total": ram.get("total", 0),
         "bytes_per_s": int(ram.get("mbps", 0) * 1e6 / 8),
+        "changed_per_s": ram.get("dirty-pages-rate", 0) * ram.get("page-size", 0),
         "passes": ram.get("dirty-sync-count", 0),
         "expected_downtime_ms": reply.get("expected-downtime", 0),
         "throttle_percent": reply.get("cpu-throttle-percentage", 0),

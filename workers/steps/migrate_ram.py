@@ -20,6 +20,7 @@ from models.database import transaction
 from models.documents import Health, Measure, MigrationOptions, RamProgress, Switchover
 from models.job import Job, Side
 from models.job_folder import RecordedNodes
+from models.sample import Rates
 from workers import hooks
 from workers.convergence import ACTIONS, Escalation
 from workers.disks import mirrors, nbd_server, slow_writes
@@ -318,7 +319,8 @@ class _Progress:
         self._escalate(RamProgress.read(ram))
         limit = mirrors.budget(self.ctx)
         progress = RamProgress.read(ram | {"downtime_limit_ms": escalation.limit_ms, "limit_per_s": limit})
-        self.ctx.note(ram=progress, progress_at=self.ctx.claim.now(), wait_reason=escalation.asks)
+        rates = Rates(of_ram=True, sent_per_s=progress.bytes_per_s, changed_per_s=progress.changed_per_s)
+        self.ctx.note(rates, ram=progress, progress_at=self.ctx.claim.now(), wait_reason=escalation.asks)
         terms = Terms(bandwidth_bytes_per_s=limit, max_downtime_ms=escalation.limit_ms, give_up=escalation.gives_up)
         terms.save(self.terms_file)
 

@@ -36,16 +36,20 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import Load, aliased, defer, joinedload
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.dml import Insert, ReturningUpdate
 from sqlalchemy.types import TypeEngine
 
 from models.documents import MigrationOptions
 from models.job import OF_STEPS, Attempt, Disk, Job, Outcome, Side, Step
+from models.sample import EVERY, MOST, Sample
 from models.transitions import CLAIMED, WAYS, Direction
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
 SEQ: BindParameter[int] = bindparam("of_seq", type_=Integer)
 EPOCH: BindParameter[int] = bindparam("of_epoch", type_=Integer)
+OF_RAM: BindParameter[bool] = bindparam("is_ram", type_=Boolean)
+SENT: BindParameter[int] = bindparam("sent", type_=BigInteger)
+CHANGED: BindParameter[int] = bindparam("changed", type_=BigInteger)
 TOKEN: BindParameter[int] = bindparam("number", type_=BigInteger)
 OWNER: BindParameter[str] = bindparam("by", type_=String)
 WHY: BindParameter[str] = bindparam("why", type_=Text)
@@ -214,6 +218,32 @@ def _progress() -> Select[bool, bool, MigrationOptions, bool]:
     return told.add_cte(lease.cte("renewed"), disks.cte("told"))
 
 
+def _sample() -> Insert:
+    """Add a sample if one is due; where there are as many as may be, one of them becomes it."""
+    mine = (Sample.job_id == JOB, Sample.of_ram == OF_RAM)
+    seen = select(func.min(Sample.at).label("first"), func.max(Sample.at).label("last"), func.count().label("kept"))
+    there = seen.where(*mine).cte("there")
+    pause = func.greatest(EVERY, (NOW - there.c.first) / MOST)
+    is_due = or_(there.c.last.is_(None), NOW - there.c.last >= pause)
+    due = select(JOB.label("job_id"), NOW.label("at"), there.c.kept).where(is_due).cte("due")
+    gap = (Sample.at - func.lag(Sample.at).over(order_by=Sample.at)).label("gap")
+    gaps = select(Sample.at, gap).where(*mine).subquery("gaps")
+    nearest = select(gaps.c.at).where(gaps.c.gap.is_not(None)).order_by(gaps.c.gap).limit(1).scalar_subquery()
+    replaced = (
+        update(Sample)
+        .where(*mine, Sample.job_id == due.c.job_id, due.c.kept >= MOST, Sample.at == nearest)
+        .values(at=due.c.at, sent_per_s=SENT, changed_per_s=CHANGED)
+    )
+    added = select(due.c.job_id, OF_RAM, due.c.at, SENT, CHANGED).where(due.c.kept < MOST)
+    columns = ["job_id", "of_ram", "at", "sent_per_s", "changed_per_s"]
+    return (
+        insert(Sample)
+        .from_select(columns, added)
+        .add_cte(replaced.cte("replaced"))
+        .execution_options(dml_strategy="raw")  # else the parameters are taken for rows
+    )
+
+
 HELD = (
     select(Job, Step)
     .join(Job.steps)
@@ -229,6 +259,7 @@ RENEW = (
     .returning(Job.cancel_requested)
     .execution_options(synchronize_session=False)
 )
+SAMPLE = _sample()
 TAKE = {direction: _take(direction) for direction in Direction}
 PROGRESS = _progress()
 RELEASE = _release()

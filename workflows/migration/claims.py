@@ -24,6 +24,7 @@ from drover.settings import Settings
 from models.base import now
 from models.database import transaction
 from models.job import Attempt, Job, Outcome, Side, Step, record_event
+from models.sample import Rates
 from models.transitions import CLAIMED, STEP, WAYS, Actor, Direction, JobEvent, StepEvent
 from workflows.migration import chain
 from workflows.migration import claim_statements as statements
@@ -148,15 +149,15 @@ def renew(claim: Claim, settings: Settings) -> None:
     _prolonged(claim, asked, settings, cancel_requested=_still_held(claim, cancel))
 
 
-def note(claim: Claim, **columns: Any) -> None:
-    """Write columns of the job's row, in one statement. Errors as for `fenced`."""
+def note(claim: Claim, rates: Rates | None = None, /, **columns: Any) -> None:
+    """Write columns of the job's row, and a sample of its rates if one is due. Errors as for `fenced`."""
     with transaction() as session:
-        written = session.scalar(statements.note(columns), _held(claim))
-    _still_held(claim, written)
+        _still_held(claim, session.scalar(statements.note(columns), _held(claim)))
+        _sample(session, claim, rates)
 
 
-def progress(claim: Claim, settings: Settings) -> None:
-    """Write down how far the disks of `claim.job` are, and prolong the lease: one statement, once a second.
+def progress(claim: Claim, settings: Settings, rates: Rates | None = None) -> None:
+    """Write down how far the disks of `claim.job` are, and prolong the lease: one transaction, once a second.
 
     Reads what may have changed meanwhile: whether the job's RAM must not follow yet, how it is to be moved, and whether
     its cancellation was requested. Errors as for `renew`.
@@ -172,8 +173,15 @@ def progress(claim: Claim, settings: Settings) -> None:
     with transaction() as session:
         values = _held(claim) | each | {"at": job.progress_at, "pace": job.pace, "ttl": settings.lease_ttl}
         told = _still_held(claim, session.execute(statements.PROGRESS, values).one_or_none())
+        _sample(session, claim, rates)
     job.hold, job.seed, job.options = told.hold, told.seed, told.options
     _prolonged(claim, asked, settings, cancel_requested=told.cancel_requested)
+
+
+def _sample(session: Session, claim: Claim, rates: Rates | None) -> None:
+    if rates is not None:
+        figures = {"is_ram": rates.of_ram, "sent": rates.sent_per_s, "changed": rates.changed_per_s}
+        session.execute(statements.SAMPLE, {"of_job": claim.job_id} | figures)
 
 
 def _still_held(claim: Claim, answer: T | None) -> T:

@@ -811,7 +811,7 @@ FORGERIES: tuple[Forgery, ...] = (
         "does not have the key any more",
         _key_that_was_never_ours,
     ),
-    Forgery("`job.nbd_server`: what was sealed for another job", "it is of job 4711", _sealed_for_another_job),
+    Forgery("`job.nbd_server`: what was sealed for another job", "it is that of job 4711", _sealed_for_another_job),
     Forgery(
         "`roll.hook`, on a control node: a program outside of the folder of hooks",
         "is no name of a hook",

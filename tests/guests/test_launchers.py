@@ -204,6 +204,7 @@ def test_a_guest_whose_launcher_stays_is_refused_and_moved_on_request_without_ev
     assert moves_home
     back = moves.move(name, "host-a")
     moves.done(back)
+    assert back.disks[0].delta_bytes is not None, "only what has changed was sent"
     assert spec.image(0).is_file()
     _starts_cold_once_after_a_reboot(lab, name, spec)
 

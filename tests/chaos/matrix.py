@@ -72,7 +72,9 @@ def main() -> None:
     todo = [cell for cell in cells() if _wanted(cell, options) and _key(cell) not in held]
     RESULTS.parent.mkdir(exist_ok=True)
     bad = _run(todo, options.lanes)
-    report.write(_known().values(), POINTS, FAULTS)
+    known = _known()
+    untried = [Outcome(*key, state="untried").document() for cell in cells() if (key := _key(cell)) not in known]
+    report.write([*untried, *known.values()], POINTS, FAULTS)
     sys.exit(1 if bad else 0)
 
 

@@ -18,6 +18,7 @@ WORDS = {
     "needs_operator": "**operator**",
     "absent": "-",
     "missed": "too short",
+    "untried": "not yet",
 }
 
 LEGEND = """\
@@ -41,6 +42,7 @@ of hooks a program of the host's administrator runs when the fault strikes.
 | operator | the job asked for a person; what its text advised was done, and all below held afterwards |
 | - | the fault had no target |
 | too short | the link was always over before the fault could be injected into it |
+| not yet | it was not tried |
 | **!** | something below did not hold |
 
 Checked in every cell: at no instant two copies ran (events of both QEMUs); no acknowledged write is missing or torn
@@ -84,7 +86,7 @@ def _shown(state: str) -> str:
 def write(results: Iterable[dict[str, Any]], points: Sequence[Point], faults: Sequence[Fault]) -> None:
     """The matrix as a page."""
     by_cell = {(result["point"], result["fault"]): result for result in results}
-    struck = [result for result in by_cell.values() if result["state"] not in {"absent", "missed"}]
+    struck = [result for result in by_cell.values() if result["state"] not in {"absent", "missed", "untried"}]
     page = [LEGEND, _facts(struck), ""]
     page.append("| | " + " | ".join(fault.name for fault in faults) + " |")
     page.append("| --- " * (len(faults) + 1) + "|")

@@ -19,8 +19,8 @@ docs: setup ## Write the pages that show the code anew, build the site (build/si
 	.venv/bin/python -m lab.man build/man
 	.venv/bin/python -m lab.site
 
-test: check ## Check, then run the whole suite, real guests included
-	.venv/bin/pytest -n auto --durations=10
+test: check ## Check, then run the suite, real guests included, in a quarter of an hour (ALL=1: the thorough tests as well, half an hour)
+	.venv/bin/pytest -n auto --durations=10 $(if $(ALL),tests)
 
 test-guests: setup ## Move a guest of every launch line that we know there and back, and try LVM and vhost-net in a virtual machine (root; most of an hour)
 	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py tests/guests/test_in_a_vm.py
@@ -52,5 +52,5 @@ check: setup ## Lint, formatting, words, types, layers; insecure code, secrets, 
 	.venv/bin/lint-imports
 	.venv/bin/python -m lab.site
 	.venv/bin/bandit --quiet --configfile pyproject.toml --recursive bench drover examples lab migrations models workers workflows
-	git ls-files -z | xargs -0 -r .venv/bin/detect-secrets-hook --baseline .secrets.baseline
+	git ls-files -z | xargs -0 -r -n 400 -P 2 .venv/bin/detect-secrets-hook --baseline .secrets.baseline
 	.venv/bin/python -m lab.advisories

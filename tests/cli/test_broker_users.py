@@ -16,6 +16,8 @@ from drover.settings import settings
 from tests.cli.support import DROVER, drover, point_at
 from tests.helpers import until
 
+pytestmark = pytest.mark.thorough
+
 USERS = ("--host", "hv1", "--host", "hv2", "--controller", "control", "--submitter", "billing", "--flower", "flower")
 
 

@@ -26,6 +26,8 @@ from tests.cli.support import Result, document, drover
 from workflows import access
 from workflows.drain import plans
 
+pytestmark = pytest.mark.thorough
+
 AGO = re.compile(r"\d+ \w+ ago")
 READING = (
     "host list",

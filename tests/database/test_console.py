@@ -30,6 +30,8 @@ from tests.cli.support import NONCE, drover
 from tests.factories import GB, MB
 from workflows.drain import plans
 
+pytestmark = pytest.mark.thorough
+
 PAGES = ("/", "/hosts/hv1", "/jobs", "/jobs?all=1", "/drains", "/rolls", "/inbox", "/history")
 INLINE = r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:|https?://"
 

@@ -26,6 +26,8 @@ from tests.helpers import until
 from workflows import access
 from workflows.drain import plans
 
+pytestmark = pytest.mark.thorough
+
 MIGRATION = {"guest": "web", "to": "b"}
 
 

@@ -15,7 +15,10 @@ from models.job import Disk, Job, record_event
 from tests import consoles, factories
 from workflows import access
 
-pytestmark = pytest.mark.skipif(consoles.BROWSER is None, reason="no chromium (Debian's package) on this machine")
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.skipif(consoles.BROWSER is None, reason="no chromium (Debian's package) on this machine"),
+]
 PAGES = (
     *(
         "/",

@@ -58,6 +58,7 @@ def kept_at(ctx: Context) -> Path:
     return Path(f"{ctx.disks[0].destination_path}.drover-{ctx.job.id}")
 
 
+@pytest.mark.thorough
 def test_a_complete_copy_is_kept_at_the_destination_for_the_next_move_there(tmp_path: Path) -> None:
     ctx = rolled_back(tmp_path)
     ended(ctx)

@@ -29,6 +29,8 @@ from models.job import Event, Job, JobState
 from tests import factories
 from tests.helpers import until
 
+pytestmark = pytest.mark.thorough
+
 KEY = "what the tests sign cookies with, long enough"
 PEOPLE = {"ada": ["drover-operate", "staff"], "eve": ["staff"], "rita": ["drover-read"], "zoe": "drover-approve"}
 SAME_SITE = {"Sec-Fetch-Site": "same-origin"}

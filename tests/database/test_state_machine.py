@@ -37,6 +37,8 @@ from workflows.migration import admission, chain, claims, jobs, operator_actions
 from workflows.migration.chain import StepName
 from workflows.migration.claims import Claim
 
+pytestmark = pytest.mark.thorough
+
 EXAMPLES = os.environ.get("DROVER_TEST_EXAMPLES")
 HOSTS = {Side.SOURCE: "one", Side.DESTINATION: "two"}
 SENDS_RAM = chain.LINKS.index(("migrate_ram", Side.SOURCE)) + 1

@@ -224,6 +224,7 @@ def records(kind: str) -> int:
         )
 
 
+@pytest.mark.thorough
 @SETTINGS
 @given(said=some_of(MigrationSubmission))
 @example(said={"guest": "web", "to": "two"})
@@ -236,6 +237,7 @@ def test_whatever_is_submitted_becomes_a_job_or_a_refusal_on_record(
     assert records("job") == 1
 
 
+@pytest.mark.thorough
 @SETTINGS
 @given(said=some_of(DrainSubmission))
 @example(said={"host": "one"})

@@ -271,6 +271,7 @@ def test_a_move_that_is_rolled_back_leaves_no_volume(place: Place) -> None:
     assert list((place.folder / "volumes").iterdir()) == []
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 def test_a_guest_moves_between_files_and_block_devices_in_every_form_and_loses_nothing(place: Place) -> None:
     moves, loop = place.moves, place.loop

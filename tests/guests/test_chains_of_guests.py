@@ -18,7 +18,7 @@ from workers.qemu.monitor import connect
 from workflows import guests
 from workflows.migration import preflight
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 BASE_MIB, NEW_MIB = 24, 1
 CHANGED_KIB = 68
 

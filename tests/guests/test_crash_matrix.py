@@ -8,7 +8,7 @@ from _pytest.mark import ParameterSet
 from lab.guest.spec import DiskSpec
 from tests.chaos import matrix, stage, trial
 from tests.chaos.faults import FAULTS
-from tests.chaos.points import POINTS, Durations
+from tests.chaos.points import POINTS, Durations, InHook, Point
 from tests.chaos.stage import Stage
 from tests.chaos.trial import Recipe
 from tests.helpers import MIB
@@ -30,8 +30,15 @@ def measured() -> Iterator[tuple[Stage, Durations]]:
 def _parameters() -> Iterator[ParameterSet]:
     """The cells, dealt out to the lanes by turns, the slow ones first."""
     for number, (row, column) in enumerate(sorted(matrix.chosen(), key=lambda cell: -FAULTS[cell[1]].lasts_s)):
-        lane = pytest.mark.xdist_group(f"crash-{number % LANES}")
-        yield pytest.param((row, column), marks=lane, id=f"{POINTS[row].name}: {FAULTS[column].name}")
+        marks = [pytest.mark.xdist_group(f"crash-{number % LANES}")]
+        if _is_of_an_option(POINTS[row]):
+            marks.append(pytest.mark.thorough)
+        yield pytest.param((row, column), marks=marks, id=f"{POINTS[row].name}: {FAULTS[column].name}")
+
+
+def _is_of_an_option(point: Point) -> bool:
+    """Only a move with hooks, a proof, a way home or a launcher comes to this point."""
+    return isinstance(point, InHook) or point.proves or point.goes_back or point.goes_again or point.launched
 
 
 @pytest.mark.parametrize("cell", list(_parameters()))

@@ -409,6 +409,7 @@ def _by_the_api(fleet: Fleet, token: str, *words: str) -> "subprocess.CompletedP
     return fleet.machines["control"].run(f"{given} /opt/drover/bin/drover {shlex.join(words)}")
 
 
+@pytest.mark.thorough
 def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_moves(fleet: Fleet, guest: Path) -> None:
     fleet.stop_services()
     _asked_for_a_password(fleet)
@@ -474,6 +475,7 @@ def test_every_credential_is_renewed_by_the_commands_of_its_page_while_a_guest_m
     _goes_on(fleet, guest, here)
 
 
+@pytest.mark.thorough
 def test_a_stolen_hypervisor_is_shut_out_and_let_in_again_with_everything_new(fleet: Fleet) -> None:
     fleet.run("hv1", "cd /etc/drover && cp host.crt stolen.crt && cp --preserve=mode host.key stolen.key")
 
@@ -493,6 +495,7 @@ def test_a_stolen_hypervisor_is_shut_out_and_let_in_again_with_everything_new(fl
     fleet.start_services()
 
 
+@pytest.mark.thorough
 def test_a_hypervisor_is_added_while_everything_runs(fleet: Fleet) -> None:
     fleet.follow("add", page=ADD)
     _hand_over(fleet, "hv3")

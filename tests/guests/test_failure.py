@@ -60,6 +60,7 @@ def test_a_job_that_is_cancelled_during_the_copy_leaves_the_guest_where_it_is(mo
     moves.intact(guest, "host-a")
 
 
+@pytest.mark.thorough
 def test_a_guest_whose_move_was_rolled_back_can_be_moved_again(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", **SLOW)

@@ -141,6 +141,7 @@ WAITS = {("host-a", "process")}
 """The source's switchover process, which has no order yet and ends by itself after a minute."""
 
 
+@pytest.mark.thorough
 def test_all_that_an_rolled_back_job_left_on_both_hosts_is_found_and_removed(moves: Moves, workers_end: Any) -> None:
     guest = moves.boot(fill_mib=32)
     job = abandoned(moves, guest, workers_end)

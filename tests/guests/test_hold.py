@@ -67,6 +67,7 @@ def _opens(job_id: int, after: timedelta) -> datetime:
     return at
 
 
+@pytest.mark.thorough
 def test_a_held_move_that_is_cancelled_leaves_the_guest_where_it_is_and_the_next_one_sends_the_rest(
     moves: Moves,
 ) -> None:

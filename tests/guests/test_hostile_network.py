@@ -16,6 +16,7 @@ from tests import labs
 from tests.helpers import MIB, Moves, until
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.guests,
     pytest.mark.xdist_group("hostile_network"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root makes network namespaces"),

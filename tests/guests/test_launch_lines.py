@@ -10,6 +10,8 @@ from lab.directory import Lab
 from tests import labs, launch_lines
 from tests.launch_lines import Line, Row
 
+pytestmark = pytest.mark.thorough
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces, loop devices and users need root")
 
 

@@ -174,6 +174,7 @@ def _looping(lab: Lab, name: str) -> Iterator[tuple[GuestSpec, Process]]:
             process.kill()
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 def test_a_guest_whose_launcher_stays_is_refused_and_moved_on_request_without_ever_running_twice(
     lab: Lab, moves: Moves

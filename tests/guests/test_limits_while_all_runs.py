@@ -13,7 +13,7 @@ from tests import factories
 from tests.cli.support import DROVER
 from tests.helpers import MIB, Moves, until
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 
 OBEYED_S = 4.0
 """Two seconds, and as much again for a busy machine."""

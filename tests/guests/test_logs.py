@@ -312,6 +312,7 @@ def beats(count: int) -> None:
         until("both hosts have had a heartbeat", lambda: all(a < b for a, b in zip(before, last(), strict=True)))  # noqa: B023
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 @pytest.mark.xdist_group("test_logs")
 class TestARealMove:

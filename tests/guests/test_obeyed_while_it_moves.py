@@ -15,7 +15,7 @@ from workflows.migration import completion, jobs
 from workflows.migration.jobs import Changes
 from workflows.submit_options import SubmitOptions
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 MB = 10**6
 OBEYED_S = 10.0
 """On a busy machine; at rest it is less than two."""

@@ -15,7 +15,7 @@ from tests.certificates import Authority
 from tests.helpers import Moves
 from workflows.migration import jobs
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 
 ROOT = Authority("root")
 BETWEEN = Authority("between", by=ROOT)

@@ -16,7 +16,7 @@ from workers.qemu.monitor import connect
 from workflows.migration import jobs
 from workflows.migration.jobs import Changes
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 
 MINUTES_S = 180.0
 

@@ -26,7 +26,7 @@ from tests.helpers import Moves, next_heartbeat, until
 from workers.process import processes
 from workflows.roll import commands
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 
 HOSTS = ("host-a", "host-b", "host-c", "host-d")
 HOOK = """#!/bin/sh -e

@@ -21,7 +21,7 @@ from tests.cli.support import DROVER
 from tests.helpers import MIB, Moves, next_heartbeat, stop, until
 from workers.process import processes
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 
 HOSTS = ("host-a", "host-b")
 SERVICES = (*HOSTS, services.CONTROLLER)

@@ -24,6 +24,7 @@ from workflows.migration import jobs, preflight
 from workflows.submit_options import SubmitOptions
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.guests,
     pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces, taps and other users need root"),
     pytest.mark.skipif(shutil.which("swtpm") is None, reason="swtpm is not installed (lab/setup.sh does it)"),

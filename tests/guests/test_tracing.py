@@ -117,6 +117,7 @@ def submitted(guest: str) -> Job:
     return job
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 @pytest.mark.xdist_group("test_tracing")
 class TestARealMove:
@@ -214,6 +215,7 @@ with trace.get_tracer("scheduler").start_as_current_span("maintenance") as span:
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 def test_without_configuration_a_worker_loads_nothing_of_it(moves: Moves) -> None:
     lab = moves.lab

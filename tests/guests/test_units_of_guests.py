@@ -32,6 +32,7 @@ from workflows.migration import jobs
 from workflows.migration.chain import StepName
 
 pytestmark = [
+    pytest.mark.thorough,
     pytest.mark.guests,
     pytest.mark.skipif(not booted.may_be_made(), reason="no systemd-nspawn here, or this user may not mount"),
 ]

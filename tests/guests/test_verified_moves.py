@@ -21,7 +21,7 @@ from workers.hooks import Point
 from workers.process import processes
 from workflows.migration import jobs, operator_actions
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 
 SLOW = {"verify": True, "verify_bytes_per_s": 4 * MIB}
 PLACE = 95 * MIB + 7

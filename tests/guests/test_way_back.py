@@ -22,7 +22,7 @@ from workers.process import processes
 from workers.qemu import written
 from workers.qemu.monitor import connect
 
-pytestmark = pytest.mark.guests
+pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 OTHER = {"host-a": "host-b", "host-b": "host-a"}
 
 

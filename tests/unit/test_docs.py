@@ -39,6 +39,7 @@ def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.thorough
 def test_the_site_is_built_and_a_link_to_nowhere_ends_the_build(tmp_path: Path) -> None:
     done = build(DOCS, tmp_path / "site")
     assert done.returncode == 0, done.stderr

@@ -10,6 +10,8 @@ import pytest
 
 from drover import extras
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ["drover", "lab", "migrations", "models", "workers", "workflows"]
 

@@ -4,6 +4,8 @@ import pytest
 
 from lab.pages import DOCS, PARTS, WHOLE, pages
 
+pytestmark = pytest.mark.thorough
+
 
 @pytest.mark.parametrize("name", [*WHOLE, *PARTS])
 def test_a_page_is_current(name: str) -> None:

@@ -129,6 +129,7 @@ def test_the_start_names_the_first_fault_and_where_the_others_are_told(monkeypat
         settings()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("words", [["worker", "--host", "hv1"], ["controller"], ["job", "list"]])
 def test_a_value_out_of_range_stops_the_start(words: list[str]) -> None:
     environment = os.environ | {"DROVER_REPUBLISH_AFTER_S": "-1"}

@@ -146,6 +146,7 @@ def test_what_was_sent_last_arrives_before_the_end_is_seen(ends: Ends) -> None:
         assert _read(far, 2 * len(sent)) == sent
 
 
+@pytest.mark.thorough
 def test_a_side_that_hung_up_while_the_other_takes_nothing_costs_no_cpu(ends: Ends) -> None:
     """As when a mirror is cut because the link is dead."""
     with ends.connect() as near, ends.accept():

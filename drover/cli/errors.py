@@ -107,6 +107,8 @@ def _database(error: SQLAlchemyError) -> Fault:
         return _refused("a number is larger than any that Drover can store; nothing was changed")
     if isinstance(said, postgres.LockNotAvailable):
         return Fault("failed", "another process holds what this needs, nothing was changed: try again in a moment")
+    if isinstance(said, postgres.IdleInTransactionSessionTimeout):
+        return Fault("failed", "this machine stood still for seconds in between, nothing was changed: try again")
     if isinstance(said, (postgres.DeadlockDetected, postgres.SerializationFailure)):
         return Fault("failed", "other commands were in the way of this one, nothing was changed: try again")
     if isinstance(error, (OperationalError, InterfaceError)):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import InternalError
 
+from drover.cli.errors import fault
 from drover.views import queries
-from models.database import transaction
+from models.database import engine, transaction
 from tests.cli.support import DROVER, NO_BROKER, document, drover, point_at
 from tests.helpers import until
 
@@ -109,6 +112,17 @@ def test_an_unreachable_broker_is_one_sentence(database: None) -> None:
     assert len(done.stderr.splitlines()) == 1
     assert "hunter2" not in done.stderr + done.stdout
     assert json.loads(done.stdout)["error"]["code"] == "unreachable"
+
+
+def test_a_command_that_stood_still_in_a_transaction_says_that_nothing_was_changed(database: None) -> None:
+    with engine().connect() as connection:
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 10"))
+        psycopg_connection = connection.connection.driver_connection
+        assert psycopg_connection is not None
+        select.select([psycopg_connection], [], [], 30)  # the server ends it
+        with pytest.raises(InternalError) as refused:
+            connection.execute(text("SELECT 1"))
+    assert "nothing was changed: try again" in fault(refused.value).message
 
 
 def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch) -> None:

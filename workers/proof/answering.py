@@ -71,7 +71,8 @@ class Answering:
         match asked.about:
             case "digests":
                 export = await self._content(asked.disk)
-                return Answer(digests=(await segment(export, asked.offset, asked.length, asked.block)).digests)
+                found = await segment(export, asked.offset, asked.length, asked.block)
+                return Answer(digests=found.digests, read_bytes=found.read_bytes)
             case "freeze":
                 await self._freeze(asked.disk)
                 return Answer()

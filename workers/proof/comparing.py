@@ -104,7 +104,7 @@ class Comparison:
         mine, answer = await asyncio.gather(segment(self.ours, offset, length, block), self.theirs.ask(asked))
         if len(answer.digests) != len(mine.digests):
             raise Fatal("the destination answered something else than it was asked")
-        await self.limiter.keep(mine.read_bytes)
+        await self.limiter.keep(max(mine.read_bytes, answer.read_bytes))
         both = enumerate(zip(mine.digests, answer.digests, strict=True))
         places = [offset + number * block for number, (here, there) in both if here != there]
         return [(place, min(block, offset + length - place)) for place in places]

@@ -32,6 +32,8 @@ class Answer(Versioned):
 
     digests: Many[str] = ()
     """One a block, in hexadecimal; empty: it reads as zeroes."""
+    read_bytes: int = 0
+    """What had to be read for them."""
     written: Many[Many[int]] = ()
     """(offset, length) of each part."""
     error: str | None = None

@@ -1,12 +1,15 @@
 """Amounts, options and errors for people, in sentences and tables. No I/O."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from difflib import get_close_matches
 
 from rich import filesize
 
 NUMBER = re.compile(r"\d[\d:.]*")
+AT_MOST, ALIKE = 3, 0.6
+"""Names that may have been meant, and how like the one that was written: two of three letters."""
 ERRNO = re.compile(r"\[Errno -?\d+\] |Error -?\d+ (?=connecting to)")
 
 
@@ -20,6 +23,12 @@ def option(field: str) -> str:
     if field == "verify_bytes_per_s":
         return "verify-rate"
     return field.removesuffix("_bytes_per_s").removesuffix("_s").replace("_", "-")
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`did you mean web01 or web02? `, or nothing."""
+    alike = get_close_matches(name, list(names), AT_MOST, ALIKE)
+    return f"did you mean {' or '.join(alike)}? " if alike else ""
 
 
 def first_line(error: BaseException | None) -> str:

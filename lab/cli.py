@@ -188,7 +188,7 @@ def down(directory: Directory = None, as_json: AsJson = False) -> None:
 @app.command()
 def demo(
     directory: Directory = None,
-    keep: Annotated[bool, typer.Option(help="Leave the lab running at the end, to look at Flower.")] = False,
+    keep: Annotated[bool, typer.Option(help="Leave the lab running at the end, to look at it.")] = False,
 ) -> None:
     """Move a live guest between two hosts of a new lab, check it, and show the figures."""
     from lab.demo import run_demo

@@ -95,6 +95,7 @@ def _say_how_to_look(lab: Lab, console: Console, *, keep: bool) -> None:
     if keep:
         from lab.cli import flower_url
 
-        console.print(f"Flower: {flower_url(lab)}   `{lab.command('down')}` ends all of it")
+        console.print(f"In a browser: `eval $({lab.command('env')}) && drover console`, or Flower at {flower_url(lab)}")
+        console.print(f"`{lab.command('down')}` ends all of it")
     else:
-        console.print("To look at it in Flower: make demo KEEP=1, or `drover lab up` and the address it prints")
+        console.print("To look at it in the console or in Flower: make demo KEEP=1, which says how")

@@ -3,9 +3,10 @@
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer
 
@@ -53,7 +54,7 @@ def _command(words: str, command: Any, summary: str) -> Iterator[str]:
 def _one(words: str, command: Any, section: str) -> Iterator[str]:
     """Synopsis, description, options and examples of one command."""
     arguments = [parameter for parameter in command.params if parameter.param_type_name == "argument"]
-    named = " ".join(rf"\fI{_text(_metavar(one))}\fR" for one in arguments)
+    named = " ".join(rf"\fI{_text(metavar(one))}\fR" for one in arguments)
     yield from (f"{section} SYNOPSIS", rf"\fB{_text(words)}\fR {named} [\fIOPTIONS\fR]".replace("  ", " "))
     yield from (f"{section} DESCRIPTION", _text(command.help))
     yield from _options(command, section)
@@ -66,13 +67,17 @@ def _options(command: Any, section: str = ".SH") -> Iterator[str]:
     if command.params:
         yield f"{section} OPTIONS"
     for parameter in command.params:
-        names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else _metavar(parameter)
-        value = "" if parameter.param_type_name == "argument" or parameter.is_flag else f" {_metavar(parameter)}"
+        names = ", ".join(parameter.opts) if parameter.param_type_name == "option" else metavar(parameter)
+        value = "" if parameter.param_type_name == "argument" or parameter.is_flag else f" {metavar(parameter)}"
         yield from (".TP", rf"\fB{_text(names)}\fR{_text(value)}", _text(parameter.help))
 
 
-def _metavar(parameter: Any) -> str:
-    return str(parameter.metavar or parameter.name.upper())
+def metavar(parameter: Any) -> str:
+    """What stands for the value of an argument or option."""
+    kind = parameter.type_descriptor.annotation
+    several = isinstance(kind, type) and issubclass(kind, Enum)
+    choices = [one.value for one in kind] if several else get_args(kind) if get_origin(kind) is Literal else []
+    return str(parameter.metavar or "|".join(choices) or parameter.name.upper())
 
 
 def _head(name: str, summary: str) -> Iterator[str]:
@@ -80,10 +85,14 @@ def _head(name: str, summary: str) -> Iterator[str]:
     yield from (".SH NAME", rf"{_text(name)} \- {_text(summary)}")
 
 
+def plain(text: str | None) -> str:
+    """Without what rich shows as bold and the like."""
+    return MARKUP.sub("", text or "").replace(r"\[", "[")
+
+
 def _text(text: str | None) -> str:
     """In roff no line begins with a dot or a quote by chance, and a dash is one that can be copied."""
-    plain = MARKUP.sub("", text or "").replace(r"\[", "[")
-    escaped = plain.replace("\\", r"\e").replace("-", r"\-")
+    escaped = plain(text).replace("\\", r"\e").replace("-", r"\-")
     return re.sub(r"^(?=[.'])", r"\\&", escaped, flags=re.MULTILINE).replace("\n\n", "\n.PP\n")
 
 

@@ -7,9 +7,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models import notifications
 from models.base import Base
-
-WAKE_CHANNEL = "drover_wake"
-"""What comes by it makes the controller that leads look at once, so that it need not poll often."""
+from models.notifications import Channel
 
 
 class Controller(Base):
@@ -25,4 +23,4 @@ class Controller(Base):
 
 def wake(session: Session) -> None:
     """Have the controller look at once, when this transaction has committed."""
-    notifications.add(session, WAKE_CHANNEL)
+    notifications.add(session, Channel.WAKE)

@@ -11,12 +11,11 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from drover import logs
 from models import notifications
+from models.notifications import Channel
 from models.said import Said
 
 log = logging.getLogger(__name__)
 
-CHANNEL = "drover_said"
-"""Wakes the controller that leads. What a notification carries is not read: any role may send one."""
 _KEY = "decisions"
 
 
@@ -28,7 +27,7 @@ def add(session: Session, sentence: str, *, level: int = logging.INFO, **fields:
         return
     row = insert(Said).values(level=level, sentence=sentence, fields=told)
     session.connection().execute(row)  # past the session: nothing is flushed by it
-    notifications.add(session, CHANNEL)
+    notifications.add(session, Channel.SAID)
 
 
 @event.listens_for(Session, "after_soft_rollback")

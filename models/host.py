@@ -12,6 +12,7 @@ from models.budget import BandwidthHours
 from models.columns import Typed, nothing
 from models.contracts import Versioned
 from models.documents import HostFacts, SeenQemus
+from models.notifications import Channel
 
 
 class HostState(enum.StrEnum):
@@ -57,10 +58,6 @@ class Host(Base):
     """See `workflows.selectors`; a value may be empty."""
 
 
-ANSWERED_CHANNEL = "drover_answered"
-"""Channel that wakes the process waiting for an answer; the payload is the number of the request."""
-
-
 class RequestState(enum.StrEnum):
     """How far a question to a host has come."""
 
@@ -95,4 +92,4 @@ def reply(session: Session, request_id: int, state: RequestState, told: Versione
     """Store the answer to a question, and notify the process that waits for it."""
     answered = {"state": state, "reply": told.json_object(), "answered_at": func.clock_timestamp()}
     session.execute(update(HostRequest).where(HostRequest.id == request_id).values(answered))
-    notifications.add(session, ANSWERED_CHANNEL, str(request_id))
+    notifications.add(session, Channel.ANSWERED, str(request_id))

@@ -29,6 +29,7 @@ from models.documents import (
     Switchover,
     Window,
 )
+from models.event_action import EventAction
 from models.plan import Plan
 from models.transitions import CLAIMED as CLAIMED
 from models.transitions import FINISHED, WAYS, Actor, JobEvent, StepEvent
@@ -364,11 +365,11 @@ def unfinished() -> ColumnElement[bool]:
     return Job.state.not_in(FINISHED)
 
 
-def record_event(session: Session, job_id: int, *, by: str, action: str, sentence: str) -> None:
+def record_event(session: Session, job_id: int, *, by: str, action: EventAction | JobState, sentence: str) -> None:
     """Add an event to the job, and a line to the log."""
     session.add(Event(job_id=job_id, by=by, action=action, sentence=sentence))
     job = session.identity_map.get(identity_key(Job, job_id))  # no query: the caller has loaded it
     about = {"guest": job.guest, "drain": job.drain_id, **logs.trace_of(job.traceparent)} if job is not None else {}
-    serious = action in {JobState.NEEDS_OPERATOR, "warning"}
+    serious = action in {JobState.NEEDS_OPERATOR, EventAction.WARNING}
     level = logging.WARNING if serious else logging.INFO
     decision_log.add(session, sentence, level=level, job=job_id, action=str(action), by=by, **about)

@@ -9,8 +9,6 @@ from models.contracts import Many, Part, Versioned
 
 MOST = 2**63 - 1
 
-ACTION = "launcher"
-"""Of the events by which a job tells what it does about what launched its guest."""
 Bytes = Annotated[int, Field(ge=0, le=MOST)]
 
 

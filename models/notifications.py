@@ -5,6 +5,7 @@ A transaction with a notification of its own then fails, or waits. Without one n
 woken looks by itself as well.
 """
 
+import enum
 import logging
 
 from sqlalchemy import func, select
@@ -13,11 +14,23 @@ from sqlalchemy.orm import Session
 
 log = logging.getLogger(__name__)
 
+
+class Channel(enum.StrEnum):
+    """What may be notified."""
+
+    WAKE = "drover_wake"
+    """The controller that leads is to look at once, so that it need not poll often."""
+    ANSWERED = "drover_answered"
+    """A host has answered a question, whose number is the payload: the process that asked reads the answer."""
+    SAID = "drover_said"
+    """A command has left sentences for the log of the controller that leads."""
+
+
 PATIENCE = "200ms"
 _KEY = "notifications"
 
 
-def add(session: Session, channel: str, payload: str = "") -> None:
+def add(session: Session, channel: Channel, payload: str = "") -> None:
     """Notify once this session's transaction has committed."""
     session.info.setdefault(_KEY, set()).add((channel, payload))
 

@@ -11,7 +11,9 @@ from models.base import Base
 MOST = 300
 """Of a job's disks, and as many of its RAM: then the one that is nearest to the one before it is written over."""
 EVERY = timedelta(seconds=2)
-"""Not more often; after a long time only once in each `MOST`th part of it."""
+"""Not more often; at first with each record of progress, after a long time only once in each `MOST`th part of it."""
+AT_FIRST = 10
+"""While `EVERY` is more than this part of what has passed."""
 
 
 class Rates(NamedTuple):

@@ -7,9 +7,6 @@ from models.documents import Moment
 from models.plain import Evidence
 from models.plan import BackingImage
 
-COPY_RECORDED = "copy_recorded"
-"""Action of the event by which the source says that it knows all that a copy lacks which is rolled back."""
-
 
 class FormerImage(Part):
     """One of these images."""

@@ -137,8 +137,8 @@ def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: f
             disk.ready_at = sync.started_at + timedelta(seconds=took_s / len(job.steps) / 2)
         session.flush()
         session.add_all(_samples(job.id, begun, took_s))
-        record_event(session, job.id, by="controller", action="running", sentence="the controller admits it")
-        record_event(session, job.id, by=to, action="done", sentence=f"{guest} runs on {to}")
+        record_event(session, job.id, by="controller", action=JobState.RUNNING, sentence="the controller admits it")
+        record_event(session, job.id, by=to, action=JobState.DONE, sentence=f"{guest} runs on {to}")
         return job.id
 
 
@@ -175,7 +175,7 @@ def copying(guest: str, to: str, begun: datetime, share: float, **columns: objec
             disk.bytes_copied = int(share * disk.bytes_total)
             disk.ready_at = begun + timedelta(minutes=4) if share >= 1 else None
         session.flush()
-        record_event(session, job.id, by="controller", action="running", sentence="the controller admits it")
+        record_event(session, job.id, by="controller", action=JobState.RUNNING, sentence="the controller admits it")
         return job.id
 
 
@@ -300,5 +300,5 @@ def _stuck(at: datetime) -> int:
         job.error = "hv4 does not answer: nobody can tell whether web11 runs there. It is left as it is"
         cutover = next(step for step in job.steps if (step.name, step.side) == (StepName.CUTOVER, Side.SOURCE))
         cutover.state, cutover.error = StepState.FAILED, "no answer from hv4 for 60 s"
-        record_event(session, job_id, by="controller", action="needs_operator", sentence=job.error)
+        record_event(session, job_id, by="controller", action=JobState.NEEDS_OPERATOR, sentence=job.error)
     return job_id

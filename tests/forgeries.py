@@ -28,7 +28,6 @@ from drover.controller import notices
 from drover.errors import DroverError, UnreadableDocument
 from drover.operations import Wanted
 from models import decision_log, notifications, preflight
-from models.controller import WAKE_CHANNEL
 from models.database import transaction
 from models.documents import Hook, NbdServer, Notice
 from models.drain import Drain, DrainKind, DrainState
@@ -38,6 +37,7 @@ from models.host_rpc import CollectOrphans, Observe, PlanDestination, StartGuest
 from models.job import Direction, Disk, Job, JobState, Side, Step
 from models.launcher import Launcher, LauncherKind, Limits
 from models.notice import GuestNotice
+from models.notifications import Channel
 from models.plan import DiskLayout, FileKind, Layout, NeededFile, Plan, PlannedFile, PlannedFolder
 from models.storage import Storage
 from models.streams import StreamAccess
@@ -587,7 +587,7 @@ def _notification(_: Stage) -> str:
     decision_log.log.addFilter(keep)
     try:
         with transaction() as session:
-            session.execute(select(func.pg_notify(decision_log.CHANNEL, payload)))
+            session.execute(select(func.pg_notify(Channel.SAID, payload)))
             decision_log.take_said(session)
     finally:
         decision_log.log.removeFilter(keep)
@@ -597,7 +597,7 @@ def _notification(_: Stage) -> str:
 def _never_notified(stage: Stage) -> str:
     """As when the queue is full: Postgres takes no notification."""
     with transaction() as session:
-        notifications.add(session, WAKE_CHANNEL, "x" * 8000)
+        notifications.add(session, Channel.WAKE, "x" * 8000)
         session.get_one(Host, "one").address = "127.0.0.9"
     with transaction() as session:
         return "the change is made" if session.get_one(Host, "one").address == "127.0.0.9" else "it is lost"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from drover import words
 from models.documents import LADDER, Measure, RamProgress
+from models.event_action import EventAction
 
 STUCK_S = 30.0
 """So long, and so many passes, what is left has to stay as it is."""
@@ -26,11 +27,11 @@ SPARE = 1.25
 SLOWED_HARD = 90
 """Percent of its time that a guest does not run."""
 ACTIONS = {
-    Measure.SLOW_CPU: "slowed",
-    Measure.SLOW_WRITES: "slowed_writes",
-    Measure.LONGER: "longer",
-    Measure.ASK: "asked",
-    Measure.GIVE_UP: "given_up",
+    Measure.SLOW_CPU: EventAction.SLOWED,
+    Measure.SLOW_WRITES: EventAction.SLOWED_WRITES,
+    Measure.LONGER: EventAction.LONGER,
+    Measure.ASK: EventAction.ASKED,
+    Measure.GIVE_UP: EventAction.GIVEN_UP,
 }
 """What events are called that tell of a measure."""
 

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from drover import words
 from drover.errors import Fatal, StepError, Transient
+from models.event_action import EventAction
 from models.hook import HookCall, HookDisk
 from models.job import Direction
 from workers import files, programs
@@ -76,7 +78,9 @@ def missing(folder: Path, wanted: str | None) -> str | None:
     """That there is no such set of hooks, as a sentence; None if there is, or none is wanted."""
     if wanted is None or (folder / SETS / wanted).is_dir():
         return None
-    return f"there is no set of hooks {wanted}: no folder {folder / SETS / wanted}"
+    there = sorted(path.name for path in (folder / SETS).glob("*/"))
+    alike = words.did_you_mean(wanted, there)
+    return f"there is no set of hooks {wanted}: {alike}no folder {folder / SETS / wanted}"
 
 
 def _in(folder: Path, root: Path) -> Iterator[Hook]:
@@ -146,7 +150,7 @@ async def _one(ctx: Context, point: Point, hook: Hook) -> None:
     )
     took = time.monotonic() - begun
     told = f"{point} on {ctx.settings.host}: {hook.path} took {took:.1f} s and {ended.how}"
-    ctx.tell("hook" if ended.ok else "warning", told)
+    ctx.tell(EventAction.HOOK if ended.ok else EventAction.WARNING, told)
     if not ended.ok and not hook.warns:
         raise _error(ctx, point, told)
 

@@ -21,6 +21,7 @@ from drover import names
 from drover.errors import Fatal, LeaseLost
 from drover.settings import Settings
 from models.documents import NbdServer, Switchover
+from models.event_action import EventAction
 from models.job import Job, Side, record_event
 from models.job import Step as StepRow
 from models.job_folder import ClosedImages, RecordedNodes, SlowedWrites
@@ -274,7 +275,7 @@ class Context:
         """A transaction on the job that commits only while the claim holds."""
         return fenced(self.claim)
 
-    def tell(self, action: str, sentence: str) -> None:
+    def tell(self, action: EventAction, sentence: str) -> None:
         """Add an event to the job, while the claim holds."""
         with self.record() as (session, job, _step):
             record_event(session, job.id, by=self.claim.owner, action=action, sentence=sentence)

@@ -14,8 +14,9 @@ from drover.escaping import escaped
 from drover.settings import Settings, settings
 from models.contracts import Json
 from models.database import autocommitting, listening, transaction
-from models.host import ANSWERED_CHANNEL, Host, HostRequest, HostState, RequestState
+from models.host import Host, HostRequest, HostState, RequestState
 from models.host_rpc import Answer, Question, Refusal
+from models.notifications import Channel
 from workflows import not_there
 
 ANSWER_TIMEOUT_S = 30.0
@@ -59,7 +60,7 @@ def ask(host: str, question: Question[Answer]) -> Answer:
         HostRefused: the host refuses, or failed to look.
         Unavailable: it cannot be reached, does not answer in time, or asks to be asked again.
     """
-    with autocommitting() as connection, listening(connection, ANSWERED_CHANNEL) as wait:
+    with autocommitting() as connection, listening(connection, Channel.ANSWERED) as wait:
         asked = (
             insert(HostRequest)
             .values(host=host, kind=question.kind, question=question.json_object())

@@ -1,18 +1,14 @@
 """There is nothing of that name or number: one sentence each, with the names that may have been meant."""
 
-from difflib import get_close_matches
-
 from sqlalchemy import select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from drover import words
 from drover.errors import NotThere
 from models.budget import Budget
 from models.guest import Guest
 from models.host import Host
 from models.move_policy import MovePolicy
-
-AT_MOST, ALIKE = 3, 0.6
-"""Names, and how like the one that was written: two of three letters."""
 
 
 def host(session: Session, name: str) -> NotThere:
@@ -66,6 +62,4 @@ def plan(number: int) -> NotThere:
 
 
 def _did_you_mean(session: Session, column: InstrumentedAttribute[str], name: str) -> str:
-    """`did you mean web01 or web02? `, or nothing."""
-    alike = get_close_matches(name, session.scalars(select(column)).all(), AT_MOST, ALIKE)
-    return f"did you mean {' or '.join(alike)}? " if alike else ""
+    return words.did_you_mean(name, session.scalars(select(column)))

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from drover.words import clock
 from models.base import now
 from models.controller import Controller
+from models.event_action import EventAction
 from models.host import Host
 from models.job import Job, record_event, unfinished
 from workflows import leader_election
@@ -51,4 +52,4 @@ def _tell(session: Session, since: datetime, why: str, *, by: str, host: str | N
     if host is not None:
         outlived = outlived.where((Job.source == host) | (Job.destination == host))
     for job in session.scalars(outlived):
-        record_event(session, job.id, by=by, action="outage", sentence=why)
+        record_event(session, job.id, by=by, action=EventAction.OUTAGE, sentence=why)

@@ -4,7 +4,7 @@ import typer
 
 from drover.cli.options import AsJson, examples
 
-app = typer.Typer(help="Check this machine for all that a job needs; each fault with its fix.")
+app = typer.Typer(add_completion=False)
 
 
 @app.command(

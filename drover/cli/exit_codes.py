@@ -11,11 +11,24 @@ class ExitCode(IntEnum):
     """How a command ended."""
 
     DONE = 0
-    FAILED = 1  # unexpectedly: a service cannot be reached, or a bug of ours
-    REFUSED = 2  # bad input or usage; nothing was changed
-    ROLLED_BACK = 3  # the job was rolled back: the guest stays at the source; or a drain has left some, or would
+    """Done. `migrate` without `--wait`: the job is queued. `job show`, `list`, `explain`, `cancel`, `retry`: the
+    command succeeded, in whatever state the job is."""
+    FAILED = 1
+    """Failed unexpectedly, for instance because a service cannot be reached; one sentence names it and what to do,
+    `drover --debug ...` shows where. `gc`: something is left; stdout has the reason."""
+    REFUSED = 2
+    """Refused or bad input; nothing was changed."""
+    ROLLED_BACK = 3
+    """The job was rolled back: the guest stays at the source (`migrate --wait`, `job watch`, `job cancel --wait`, and
+    `migrate` with the key of such a job). `drain --wait`, `drain watch`, `return --wait`: some guests are left, or it
+    was cancelled. `drain --dry-run`: not all guests can be moved. `roll --wait`, `roll watch`: it was cancelled."""
     NEEDS_OPERATOR = 4
-    STOPPED_WATCHING = 5  # the job goes on
+    """The job needs an operator (likewise); of a drain: some guests are left, and at least one of their jobs does; a
+    roll pauses because something failed."""
+    STOPPED_WATCHING = 5
+    """Stopped watching (Ctrl-C or `--timeout`); the job goes on."""
+    INTERRUPTED = 130
+    """Ctrl-C before there was a job to watch, or in a command that watches nothing."""
 
 
 TABLE = (

@@ -27,7 +27,11 @@ def adopt(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Adopt a running QEMU as a guest. It is inspected, not changed."""
+    """Adopt a running QEMU as a guest, or say where a guest's QEMU runs now. It is inspected, not changed.
+
+    What prevents a move is a warning. Refused while a job of the guest has not ended, and for a QEMU that was adopted
+    under another name: `drover guest forget` that name first.
+    """
     from drover.cli import guest_view
     from drover.cli.backend import operations
 
@@ -138,7 +142,11 @@ def start(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Start a guest that does not run, cold, where it lives. All hosts that it was ever on are asked first."""
+    """Start a guest that does not run, cold, where it lives. All hosts that it was ever on are asked first.
+
+    It is started by the launch file that its last move left there. Refused while a job of it has not ended, or unless
+    every one of these hosts says that it does not run there.
+    """
     from drover.views import serializers
     from workflows import cold_start
 

@@ -52,7 +52,10 @@ def list_images(
     selector: Selected = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the images that are kept, the oldest first, with the room that each would give."""
+    """List the images that are kept, the oldest first, with the room that each would give.
+
+    Guests have left them behind, or a move that was rolled back once its disks were in sync has.
+    """
     from drover.cli import image_view
     from drover.cli.backend import operations
 
@@ -77,7 +80,11 @@ def purge(
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete kept images before their time. A guest that goes back later is copied as a whole."""
+    """Delete kept images before their time. A guest that goes back later is copied as a whole.
+
+    Those of a guest whose check failed after its move stay without --last-way-back. A host whose file system gets full
+    deletes copies of moves that were rolled back, and then its oldest images, by itself, but never those.
+    """
     from drover.cli import image_view
     from drover.cli.backend import operations
 

@@ -292,7 +292,8 @@ IdempotencyKey = Annotated[
     str | None,
     typer.Option(
         metavar="K",
-        help="Submit once only: with a key that was used before, the earlier job is returned and none is added.",
+        help="Submit once only: with a key that was used before, the earlier job is returned and none is added. "
+        "Another move with the same key is refused.",
         show_default=False,
     ),
 ]

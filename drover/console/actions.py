@@ -11,7 +11,7 @@ from drover.by_database import ByDatabase
 from drover.console.access import Approver, Described, Judged, Operator, Reader, allow
 from drover.console.api import MOST_S, Hours
 from drover.console.failures import ALWAYS, PREFIX, Failure
-from drover.console.parameters import Number
+from drover.console.parameters import KnownOnes, Number
 from drover.errors import PreconditionFailed
 from drover.names import PATTERN
 from drover.operations import DrainAction, HostAction, JobAction, RollAction
@@ -40,7 +40,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     404: {"model": Failure, "description": "There is no such number or name."},
     409: {"model": Failure, "description": "Refused, nothing was changed; the sentence says why and what to do."},
 }
-router = APIRouter(prefix=PREFIX, responses=ANSWERS, dependencies=[Described])
+router = APIRouter(prefix=PREFIX, responses=ANSWERS, dependencies=[Described, KnownOnes])
 Name = Annotated[str, Path(pattern=f"^{PATTERN}$")]
 
 

@@ -17,7 +17,7 @@ from drover.by_database import ByDatabase
 from drover.console import live, report
 from drover.console.access import Follows, Known
 from drover.console.failures import ALWAYS, PREFIX, Failure
-from drover.console.parameters import Number
+from drover.console.parameters import KnownOnes, Number
 from drover.operations import Reported, Wanted
 from drover.settings import settings
 from drover.views import documents, inbox
@@ -32,12 +32,13 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {
 }
 A_PAGE: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}}}}
 REFUSED: dict[int | str, dict[str, Any]] = {409: {"model": Failure, "description": "The selector is not understood."}}
-router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known])
+router = APIRouter(prefix=PREFIX, responses=ALWAYS, dependencies=[Known, KnownOnes])
 Text = Annotated[str, StringConstraints(max_length=128, pattern=r"^[^\x00]*$")]
 Key = Annotated[Text, Query(min_length=1, description="The idempotency key of a submission.")]
 Everything = Annotated[bool, Query(alias="all", description="Those that have ended as well.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The newest of them.")]
 Labels = Annotated[Text | None, Query(description="As for `--selector`: KEY=VALUE, KEY=A|B, KEY!=VALUE, KEY, !KEY.")]
+OfGuest = Annotated[Text | None, Query(description="What is about this guest alone.")]
 MOST_S = timedelta(days=36500).total_seconds()
 ASKED = ByDatabase(permissions.operator())
 
@@ -72,7 +73,7 @@ def policies() -> Document:
 
 def _wanted(
     everything: Everything = False,
-    guest: Annotated[Text | None, Query(description="Jobs of this guest alone.")] = None,
+    guest: OfGuest = None,
     selector: Labels = None,
     since_s: Annotated[
         float | None, Query(ge=0, le=MOST_S, description="All that were submitted in the last so many seconds.")
@@ -125,7 +126,7 @@ def _known(number: Number) -> int:
     "/jobs/{number}/progress", response_class=EventSourceResponse, include_in_schema=False, dependencies=[Follows]
 )
 async def progress(number: Annotated[int, Depends(_known)]) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events: `job` with the document of `/jobs/{number}` at once and after each change, until it ends."""
+    """Server-sent events: `job` with the document of `/jobs/ID` at once and after each change, until it ends."""
     async for told in live.job(number):
         yield told
 
@@ -186,10 +187,10 @@ def headroom(hours: Hours, selector: Labels = None) -> Document:
 
 @router.get("/images", responses=NOT_FOUND | REFUSED)
 def images(
-    guest: Text | None = None,
-    host: Text | None = None,
-    job: Annotated[int | None, Query(ge=1, lt=1 << 63)] = None,
-    older_than_s: Annotated[float | None, Query(ge=0, le=MOST_S)] = None,
+    guest: OfGuest = None,
+    host: Annotated[Text | None, Query(description="What is on this host alone.")] = None,
+    job: Annotated[int | None, Query(ge=1, lt=1 << 63, description="What this job has left alone.")] = None,
+    older_than_s: Annotated[float | None, Query(ge=0, le=MOST_S, description="What is older than that.")] = None,
     selector: Labels = None,
 ) -> Document:
     """As `drover image list --json`."""
@@ -204,9 +205,17 @@ def waiting() -> Document:
         return {"items": [item.document() for item in inbox.items(session, settings())]}
 
 
-@router.get("/live/{kind}", response_class=EventSourceResponse, include_in_schema=False)
-@router.get("/live/{kind}/{number}", response_class=EventSourceResponse, include_in_schema=False)
-async def changes(kind: live.Page, number: str = "") -> AsyncIterator[ServerSentEvent]:
+@router.get("/live/{kind}", response_class=EventSourceResponse, include_in_schema=False, dependencies=[Follows])
+async def changes(kind: live.Page) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: `changed` whenever a document is to be read anew."""
+    async for change in live.changes(kind, ""):
+        yield change
+
+
+@router.get(
+    "/live/{kind}/{number}", response_class=EventSourceResponse, include_in_schema=False, dependencies=[Follows]
+)
+async def changes_of_one(kind: live.Page, number: str) -> AsyncIterator[ServerSentEvent]:
+    """Likewise, of one host, job, drain, plan or roll."""
     async for change in live.changes(kind, number):
         yield change

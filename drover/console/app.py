@@ -130,7 +130,7 @@ NOWHERE = "There is no such page, or not for this kind of request; without --act
 
 
 def _told(request: Request, status: int, title: str, sentence: str, **more: object) -> Response:
-    if request.url.path.startswith(f"{PREFIX}/"):
+    if request.url.path.startswith("/api/"):
         return JSONResponse({"error": {"code": CODES.get(status, "failed"), "message": sentence, **more}}, status)
     return page(request, "error.html", status=status, title=title, sentence=sentence)
 

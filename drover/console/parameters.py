@@ -1,8 +1,32 @@
-"""Parameters that routes of several modules take."""
+"""Parameters that routes of several modules take, and those that none takes."""
 
 from typing import Annotated
 
-from fastapi import Path
+from fastapi import Depends, Path, Request
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.params import Query
+
+from drover import words
+from drover.console.access import Denied
+from models import contracts
 
 Number = Annotated[int, Path(ge=1, lt=1 << 63)]
 """Of a row: Postgres counts no further."""
+
+
+async def known_ones(request: Request) -> None:
+    """A dependency: the query has no parameter that the route does not know, which would be overlooked.
+
+    Raises:
+        Denied: it has.
+    """
+    fields = get_flat_params(request.scope["route"].dependant)
+    known = [field.alias for field in fields if isinstance(field.field_info, Query)]
+    for name in request.query_params:
+        if name not in known:
+            those = f"it takes {', '.join(known)}" if known else "it takes none"
+            said = f"there is no parameter {contracts.shown(name)} here: {words.did_you_mean(name, known)}{those}"
+            raise Denied(400, said)
+
+
+KnownOnes = Depends(known_ones)

@@ -26,11 +26,12 @@ from drover.controller import notices, rolls, windows
 from drover.errors import PreconditionFailed
 from drover.settings import Settings, settings
 from models import decision_log, fleet
-from models.controller import WAKE_CHANNEL
 from models.database import away, listening, transaction, unpooled
+from models.event_action import EventAction
 from models.fleet import FleetLimits
 from models.host import Host, HostRequest
 from models.job import Job, JobState, Side, Step, record_event
+from models.notifications import Channel
 from models.said import Said
 from models.transitions import CLAIMED, GOING_ON, Actor, StepState
 from workers.executor import STOPPING
@@ -107,7 +108,7 @@ def lead(ours: Settings) -> None:
             STOPPING.wait(PAUSE_S)  # another controller may be able to publish
         if not leader_election.acquire(connection):
             return
-        with listening(connection, WAKE_CHANNEL, decision_log.CHANNEL) as wait:
+        with listening(connection, Channel.WAKE, Channel.SAID) as wait:
             LEADING.set()
             if not _reported:  # else an outage goes on, in which it tries again and again
                 log.info("leads: this controller handles all jobs and drains")
@@ -451,12 +452,18 @@ def _publish(session: Session, job: Job, step: Step, broker_fault: str | None) -
         why = f"{UNPUBLISHED}: {_plainly(error)} (`drover doctor` says what to mend)"
         if not _unpublished(job):
             record_event(
-                session, job.id, by=ME, action="held_up", sentence=f"{step.name} waits, the guest runs on: {why}"
+                session,
+                job.id,
+                by=ME,
+                action=EventAction.HELD_UP,
+                sentence=f"{step.name} waits, the guest runs on: {why}",
             )
         job.wait_reason = why
         return
     if _unpublished(job):
-        record_event(session, job.id, by=ME, action="goes_on", sentence="Redis takes messages again: the move goes on")
+        record_event(
+            session, job.id, by=ME, action=EventAction.GOES_ON, sentence="Redis takes messages again: the move goes on"
+        )
         job.wait_reason = None
     step.enqueued_at = func.clock_timestamp()
     seconds = round(time.monotonic() - begun, 3)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from drover.settings import Settings
 from models.base import now
 from models.database import transaction
+from models.event_action import EventAction
 from models.job import Job, JobState, record_event
 from workflows import isolation, windows
 from workflows.migration import claims, jobs
@@ -49,7 +50,7 @@ def close(session: Session, job: Job, at: datetime) -> None:
     if job.state is not JobState.RUNNING or not windows.is_closed(job.window, at):
         return
     why = windows.closed(job.window, at, job.options).of("job", job.id)
-    record_event(session, job.id, by=ME, action="window_closed", sentence=why)
+    record_event(session, job.id, by=ME, action=EventAction.WINDOW_CLOSED, sentence=why)
     if job.options.window_end == windows.ROLLBACK:
         jobs.request_end(session, job, by="the end of its window")
     else:

@@ -1,24 +1,49 @@
-"""Builders of metrics in Prometheus' form."""
+"""Kinds of metrics, and how their figures get Prometheus' form."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 Labels = tuple[str, ...]
 
 
-def gauge(name: str, meaning: str, value: float) -> Metric:
-    """A figure without labels."""
-    return GaugeMetricFamily(name, meaning, value=value)
+@dataclass(frozen=True)
+class Family:
+    """A metric, as Prometheus and its page know it."""
+
+    KIND: ClassVar[str]
+    name: str
+    meaning: str
+    labels: str = ""
+    """With spaces between them."""
 
 
-def labelled(name: str, meaning: str, labels: Sequence[str], values: Mapping[Any, float]) -> Metric:
-    """A figure per label value, or per tuple of them."""
-    family = GaugeMetricFamily(name, meaning, labels=labels)
-    for key, value in values.items():
-        family.add_metric([str(label) for label in (key if isinstance(key, tuple) else (key,))], value)
-    return family
+class Gauge(Family):
+    """A figure as it is now."""
+
+    KIND = "gauge"
+
+    def of(self, values: Mapping[Any, float] | float) -> Metric:
+        """The figure, or one per label value, or per tuple of them."""
+        family = GaugeMetricFamily(self.name, self.meaning, labels=self.labels.split())
+        for key, value in (values if isinstance(values, Mapping) else {(): values}).items():
+            family.add_metric([str(label) for label in (key if isinstance(key, tuple) else (key,))], value)
+        return family
+
+
+class Counter(Family):
+    """A figure that only grows."""
+
+    KIND = "counter"
+
+    def of(self, values: Mapping[Labels, float]) -> Metric:
+        """The figure per tuple of label values."""
+        family = CounterMetricFamily(self.name, self.meaning, labels=self.labels.split())
+        for key, value in values.items():
+            family.add_metric(key, value)
+        return family
 
 
 class Histogram:
@@ -39,9 +64,14 @@ class Histogram:
         return [(name, sum(self.counts[: index + 1])) for index, name in enumerate(names)]
 
 
-def counter(name: str, meaning: str, labels: Sequence[str], values: Mapping[Labels, float]) -> Metric:
-    """A figure that only grows."""
-    family = CounterMetricFamily(name, meaning, labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
+class Durations(Family):
+    """How often something took how long."""
+
+    KIND = "histogram"
+
+    def of(self, values: Mapping[Labels, Histogram]) -> Metric:
+        """A histogram per tuple of label values."""
+        family = HistogramMetricFamily(self.name, self.meaning, labels=self.labels.split())
+        for key, histogram in values.items():
+            family.add_metric(list(key), histogram.buckets(), histogram.total)
+        return family

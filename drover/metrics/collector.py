@@ -14,8 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from drover.broker import health
 from drover.broker.app import CONTROL_QUEUE, UNROUTED_QUEUE, host_queue
-from drover.metrics import gauges
-from drover.metrics.builders import gauge, labelled
+from drover.metrics import families, gauges
 from drover.metrics.counters import Ended
 from drover.settings import Settings
 from models.database import transaction
@@ -76,13 +75,13 @@ class Fleet(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """The figures as they are now."""
-        yield gauge("drover_leading", "1: this controller acts, 0: it stands by", int(self.leading()))
-        families = self.database()
-        yield gauge("drover_database_up", "Whether this controller reaches Postgres", int(families is not None))
-        yield from families or []
+        yield families.LEADING.of(int(self.leading()))
+        told = self.database()
+        yield families.DATABASE_UP.of(int(told is not None))
+        yield from told or []
         lengths = self.broker()
-        yield gauge("drover_broker_up", "Whether this controller reaches Redis", int(lengths is not None))
-        yield labelled("drover_queue_messages", "Messages that no process has taken yet", ["queue"], lengths or {})
+        yield families.BROKER_UP.of(int(lengths is not None))
+        yield families.QUEUE_MESSAGES.of(lengths or {})
 
     def _ask_database(self) -> list[Metric]:
         with transaction() as session:

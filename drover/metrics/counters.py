@@ -6,12 +6,13 @@ from copy import deepcopy
 from datetime import datetime, timedelta
 from typing import Any
 
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import Metric
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.dialects.postgresql import array
 from sqlalchemy.orm import Session
 
-from drover.metrics.builders import Histogram, Labels, counter
+from drover.metrics import families
+from drover.metrics.builders import Histogram, Labels
 from models.job import Attempt, Disk, Job, JobState, Step
 
 STEP_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 15, 60, 300, 1800, 7200, 43200)
@@ -62,16 +63,10 @@ class Totals:
 
     def metrics(self) -> Iterator[Metric]:
         """The sums as metrics."""
-        labels = ["step", "side", "direction", "outcome"]
-        family = HistogramMetricFamily("drover_step_duration_seconds", "Of each try at a step", labels=labels)
-        for key, histogram in self.steps.items():
-            family.add_metric(list(key), histogram.buckets(), histogram.total)
-        yield family
-        yield counter("drover_jobs_ended", "Jobs by how they ended", ["state"], self.jobs)
-        yield counter("drover_moved_bytes", "Of jobs that have ended", ["what"], self.bytes)
-        downtime = HistogramMetricFamily("drover_downtime_seconds", "For how long a move paused its guest")
-        downtime.add_metric([], self.downtime.buckets(), self.downtime.total)
-        yield downtime
+        yield families.STEP_DURATION.of(self.steps)
+        yield families.JOBS_ENDED.of(self.jobs)
+        yield families.MOVED_BYTES.of(self.bytes)
+        yield families.DOWNTIME.of({(): self.downtime})
 
 
 def _bucket(seconds: ColumnElement[float], bounds: Sequence[float]) -> ColumnElement[int]:

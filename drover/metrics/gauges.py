@@ -7,7 +7,8 @@ from prometheus_client.core import Metric
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session, selectinload
 
-from drover.metrics.builders import Labels, gauge, labelled
+from drover.metrics import families
+from drover.metrics.builders import Labels
 from drover.settings import Settings
 from drover.views import queries
 from drover.views.remaining import left_s
@@ -33,17 +34,17 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     """Whether they are there, and what is on them."""
     hosts = session.scalars(select(Host).where(listed(ours))).all()
     ages = {host.name: (now - host.heartbeat_at).total_seconds() for host in hosts}
-    yield labelled("drover_host_heartbeat_age_seconds", "Since the last heartbeat of its worker", ["host"], ages)
+    yield families.HOST_HEARTBEAT_AGE.of(ages)
     up = {name: int(age < ours.host_timeout.total_seconds()) for name, age in ages.items()}
-    yield labelled("drover_host_up", "Whether its worker sent a heartbeat lately", ["host"], up)
+    yield families.HOST_UP.of(up)
     states = {(host.name, state.value): int(host.state is state) for host in hosts for state in HostState}
-    yield labelled("drover_host_state", "1 for the state that its operator has set", ["host", "state"], states)
+    yield families.HOST_STATE.of(states)
     yield from _of_guests(session, up)
     guests = dict.fromkeys(ages, 0)
     for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
         guests[name] = count
     yield from _of_arrivals(session)
-    yield labelled("drover_host_guests", "Guests known to live on it", ["host"], guests)
+    yield families.HOST_GUESTS.of(guests)
     yield from _of_storages(session, now)
 
 
@@ -56,10 +57,8 @@ def _of_guests(session: Session, up: dict[str, int]) -> Iterator[Metric]:
         states[life.value] += 1
         if life in {Life.GONE, Life.TWICE}:
             troubled[guest.name, guest.host, life.value] = 1
-    yield labelled("drover_guests", "Guests by what is seen of them", ["state"], states)
-    yield labelled(
-        "drover_guest_trouble", "1: its QEMU is gone, or it runs twice", ["guest", "host", "state"], troubled
-    )
+    yield families.GUESTS.of(states)
+    yield families.GUEST_TROUBLE.of(troubled)
 
 
 def _of_arrivals(session: Session) -> Iterator[Metric]:
@@ -69,24 +68,18 @@ def _of_arrivals(session: Session) -> Iterator[Metric]:
         why = "check" if job.health is not None and job.health.problems else "images"
         why = "not proven" if job.proof is not None and job.proof.not_proven is not None else why
         unwell[job.guest, job.destination, str(job.id), why] = 1.0
-    yield labelled(
-        "drover_guest_unwell",
-        "1: after its move its check failed, or its images differ or are not proven",
-        ["guest", "host", "job_id", "reason"],
-        unwell,
-    )
+    yield families.GUEST_UNWELL.of(unwell)
 
 
 def _of_storages(session: Session, now: datetime) -> Iterator[Metric]:
     """The room that their workers have seen lately."""
     rows = session.scalars(select(Storage).where(Storage.seen_at > now - SEEN_LATELY)).all()
     known = {(row.host, row.name): row for row in rows if row.total_bytes is not None and row.free_bytes is not None}
-    labels = ["host", "storage"]
     total, free = ({key: float(getattr(row, name) or 0) for key, row in known.items()} for name in ROOM)
-    yield labelled("drover_storage_bytes", "What it can hold", labels, total)
-    yield labelled("drover_storage_free_bytes", "What is free of it", labels, free)
+    yield families.STORAGE_BYTES.of(total)
+    yield families.STORAGE_FREE_BYTES.of(free)
     low = {key: int(row.low) for key, row in known.items()}
-    yield labelled("drover_storage_low", "1: it will be full soon", labels, low)
+    yield families.STORAGE_LOW.of(low)
 
 
 def of_jobs(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]:
@@ -95,39 +88,29 @@ def of_jobs(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]
     counts = select(Job.state, func.count()).where(unfinished()).group_by(Job.state)
     for state, count in session.execute(counts):
         jobs[state.value] = count
-    yield labelled("drover_jobs", "Jobs that have not ended", ["state"], jobs)
+    yield families.JOBS.of(jobs)
     at_once = (Job.state == JobState.QUEUED, Job.not_before.is_(None))
     oldest = session.scalar(select(func.min(Job.created_at)).where(*at_once))
     waiting = (now - oldest).total_seconds() if oldest else 0.0
-    yield gauge("drover_oldest_queued_job_age_seconds", "Of the jobs that wait to begin and have no set time", waiting)
+    yield families.OLDEST_QUEUED_JOB_AGE.of(waiting)
     everything = (selectinload(Job.steps), selectinload(Job.disks))
     started = session.scalars(select(Job).where(Job.state.in_(BEGUN)).options(*everything)).all()
     ages = {(job.id, job.guest, job.state.value, *_place(job)): _still_s(job, now) for job in started}
-    yield labelled(
-        "drover_job_step_age_seconds",
-        "Since the job was last seen to move on",
-        ["job_id", "guest", "state", "step", "host"],
-        ages,
-    )
+    yield families.JOB_STEP_AGE.of(ages)
     moved = {(job.id, job.guest): _moved_bytes(job) for job in started}
-    yield labelled("drover_job_moved_bytes", "Of its disks and its RAM so far", ["job_id", "guest"], moved)
+    yield families.JOB_MOVED_BYTES.of(moved)
     left = {(job.id, job.guest): seconds for job in started if (seconds := left_s(job, now)) is not None}
-    yield labelled("drover_job_left_seconds", "Until its end once it goes on, by estimate", ["job_id", "guest"], left)
+    yield families.JOB_LEFT.of(left)
     waiting_for = queries.wait_reasons_of(session, [job.id for job in started])
     reasons = {(job.id, job.guest, gist(public(why))): 1 for job in started if (why := waiting_for[job.id])}
-    yield labelled(
-        "drover_job_waiting",
-        "1 while it does not go on, or is slowed down, with the reason; # stands for any number in it",
-        ["job_id", "guest", "reason"],
-        reasons,
-    )
+    yield families.JOB_WAITING.of(reasons)
     due = dict.fromkeys(session.scalars(select(Host.name).where(listed(ours))), 0.0)
     for job in started:
         step = job.next_step
         if step is not None and step.next_at <= now:
             since = max(step.next_at, job.progress_at or step.next_at)
             due[step.host] = max(due[step.host], (now - since).total_seconds())
-    yield labelled("drover_queue_age_seconds", "Of the oldest step that is due on it and not begun", ["host"], due)
+    yield families.QUEUE_AGE.of(due)
 
 
 def _place(job: Job) -> tuple[str, str]:
@@ -156,10 +139,9 @@ def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
         for drain in drains
         for state in GuestState
     }
-    labels = ["drain", "kind", "host"]
-    yield labelled("drover_drain_guests", "Guests of drains that have not ended", [*labels, "state"], guests)
+    yield families.DRAIN_GUESTS.of(guests)
     still = _still_drains(session, now)
-    yield labelled("drover_drain_still_seconds", "Since any of its moves was last seen to move on", labels, still)
+    yield families.DRAIN_STILL.of(still)
 
 
 def of_rolls(session: Session) -> Iterator[Metric]:
@@ -167,15 +149,15 @@ def of_rolls(session: Session) -> Iterator[Metric]:
     living = select(Roll).where(Roll.finished_at.is_(None)).options(selectinload(Roll.hosts))
     rolls = session.scalars(living).all()
     states = {state.value: sum(roll.state is state for roll in rolls) for state in RollState if not state.ended}
-    yield labelled("drover_rolls", "Rolls that have not ended", ["state"], states)
+    yield families.ROLLS.of(states)
     hosts = {
         (roll.id, state.value): sum(row.state is state for row in roll.hosts)
         for roll in rolls
         for state in RollHostState
     }
-    yield labelled("drover_roll_hosts", "Hosts of rolls that have not ended", ["roll", "state"], hosts)
+    yield families.ROLL_HOSTS.of(hosts)
     failed = {roll.id: int(roll.state is RollState.PAUSED and roll.error is not None) for roll in rolls}
-    yield labelled("drover_roll_failed", "1: it pauses because something failed", ["roll"], failed)
+    yield families.ROLL_FAILED.of(failed)
 
 
 def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:

@@ -12,6 +12,7 @@ from drover.views.serializers import iso
 from models.base import Document
 from models.database import transaction
 from models.documents import MigrationOptions
+from models.event_action import EventAction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
@@ -167,7 +168,7 @@ def job(job_id: int) -> Document:
     Raises:
         PreconditionFailed: there is none. Likewise of the next.
     """
-    shot, warnings = queries.snapshot(job_id), queries.events(job_id, "warning")
+    shot, warnings = queries.snapshot(job_id), queries.events(job_id, EventAction.WARNING)
     return serializers.job_document(shot, warnings, queries.delivery(job_id=job_id))
 
 

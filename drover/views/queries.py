@@ -12,6 +12,7 @@ from drover.errors import NotThere, PreconditionFailed
 from drover.views import remaining
 from models import kept_images, refusal, sample
 from models.database import transaction
+from models.event_action import EventAction
 from models.guest import Guest
 from models.job import Event, Job, JobState, unfinished
 from models.sample import Sample
@@ -151,7 +152,7 @@ def newest(
         return [_shot(row) for row in session.execute(query)]
 
 
-def events(job_id: int, action: str | None = None) -> list[Event]:
+def events(job_id: int, action: EventAction | None = None) -> list[Event]:
     """The job's events, or those of one kind."""
     query = select(Event).where(Event.job_id == job_id).order_by(Event.id)
     if action is not None:

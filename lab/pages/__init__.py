@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
-from lab.pages import contracts, security, settings, support, transitions
+from lab.pages import api, commands, contracts, database, metrics, security, settings, support, transitions
 
 DOCS = Path(__file__).parents[2] / "docs"
 WHOLE = {
+    "reference/commands.md": commands.page,
     "reference/contracts.md": contracts.page,
+    "reference/database.md": database.page,
     "reference/settings.md": settings.page,
     "reference/support.md": support.page,
 }
 """{file name: what makes its text}."""
 PARTS = {
+    "reference/api.md": api.page,
+    "reference/cli.md": commands.codes,
+    "reference/metrics.md": metrics.page,
     "explanation/states.md": transitions.page,
     "explanation/security.md": security.page,
 }

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 import workflows.tasks  # noqa: F401 - with it all tables are known
+from lab.pages.markdown import one_line, table
 from models.base import Base
 from models.columns import Typed
 from models.contracts import Part, Versioned
@@ -56,30 +57,27 @@ def _submissions() -> Iterator[str]:
         "task may add `signature`, see [cli.md](cli.md#who-may-submit).\n"
     )
     for kind in SUBMISSIONS:
-        yield from _section(kind, values=True)
+        yield from section(kind, values=True)
 
 
 def _columns() -> Iterator[str]:
     yield "## JSON columns\n"
-    yield "| column | document |\n| --- | --- |"
-    for name, kind in _typed_columns():
-        yield f"| `{name}` | {_link(kind)} |"
+    yield table(("column", "document"), ((f"`{name}`", _link(kind)) for name, kind in _typed_columns()))
     yield ""
 
 
 def _typed_columns() -> Iterator[tuple[str, type[Versioned]]]:
-    for table in Base.metadata.sorted_tables:
-        for column in table.columns:
+    for stored in Base.metadata.sorted_tables:
+        for column in stored.columns:
             if isinstance(column.type, Typed):
-                yield f"{table.name}.{column.name}", column.type.kind
+                yield f"{stored.name}.{column.name}", column.type.kind
 
 
 def _questions() -> Iterator[str]:
     yield "## Questions to a host\n"
     yield f"The row of `host_request` holds both. A host that cannot answer gives the reason in a {_link(Refusal)}.\n"
-    yield "| kind | question | answer |\n| --- | --- | --- |"
-    for kind, question in QUESTIONS.items():
-        yield f"| `{kind}` | {_link(question)} | {_link(question.answer)} |"
+    rows = ((f"`{kind}`", _link(question), _link(question.answer)) for kind, question in QUESTIONS.items())
+    yield table(("kind", "question", "answer"), rows)
     yield ""
 
 
@@ -94,7 +92,7 @@ def _types() -> Iterator[str]:
     for root in roots:
         _collect(root, found)
     for name in sorted(found):
-        yield from _section(found[name], values=False)
+        yield from section(found[name], values=False)
 
 
 def _collect(kind: type[BaseModel], found: dict[str, type[BaseModel]]) -> None:
@@ -113,18 +111,20 @@ def _parts(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _parts(argument)
 
 
-def _section(kind: type[BaseModel], *, values: bool) -> Iterator[str]:
+def section(kind: type[BaseModel], *, values: bool) -> Iterator[str]:
+    """What a document holds. `values`: they are described at the fields, else told by their types."""
     version = f" Version {kind.latest()}." if issubclass(kind, Versioned) else ""
     yield f"### {kind.__name__}\n"
-    yield f"{_one_line(inspect.getdoc(kind) or '')}{version}\n"
+    yield f"{one_line(inspect.getdoc(kind) or '')}{version}\n"
     fields = {name: field for name, field in kind.model_fields.items() if name != "version"}
     if not fields:
         return
     notes = docstrings(kind)
-    yield "| field | value | default | |\n| --- | --- | --- | --- |"
-    for name, field in fields.items():
-        value = field.description if values else _type(field.annotation)
-        yield f"| `{name}` | {cell(value or '')} | {_default(field)} | {cell(notes.get(name, ''))} |"
+    told = {name: (field.description or "") if values else _type(field.annotation) for name, field in fields.items()}
+    if not values:
+        notes = {name: field.description or "" for name, field in fields.items()} | notes
+    rows = ((f"`{name}`", told[name], _default(field), notes.get(name, "")) for name, field in fields.items())
+    yield table(("field", "value", "default", "what it is"), rows)
     yield ""
 
 
@@ -159,28 +159,20 @@ def _type(annotation: Any) -> str:
     return f"`{getattr(annotation, '__name__', annotation)}`"
 
 
-def docstrings(kind: type[BaseModel]) -> dict[str, str]:
-    """The string below each field of the class and of those it is derived from."""
+def docstrings(kind: type, root: type = Part) -> dict[str, str]:
+    """The string below each field of the class and of those that it and `root` are between."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if not issubclass(base, Part) or "[" in base.__name__:
+        if not issubclass(base, root) or "[" in base.__name__:
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
         assert isinstance(body, ast.ClassDef)
         for field, note in zip(body.body, body.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(note, ast.Expr):
-                found[field.target.id] = _one_line(ast.literal_eval(note.value))
+            match field, note:
+                case ast.AnnAssign(target=ast.Name(name)) | ast.Assign(targets=[ast.Name(name)]), ast.Expr(text):
+                    found[name] = one_line(ast.literal_eval(text))
     return found
 
 
 def _link(kind: type[BaseModel]) -> str:
     return f"[{kind.__name__}](#{kind.__name__.lower()})"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def cell(text: str) -> str:
-    """A text in a table."""
-    return text.replace("|", r"\|")

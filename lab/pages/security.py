@@ -3,23 +3,17 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lab.pages.contracts import cell, docstrings
-from lab.pages.marked import replaced
+from lab.pages.contracts import docstrings
+from lab.pages.markdown import replaced, table
 from workers.trust.policy import Policy
 
 
 def page(text: str) -> str:
     """The page, with the tables as they are now."""
-    for name, lines in (("policy", _policy()), ("forgeries", _forgeries())):
-        text = replaced(text, name, "\n".join(lines))
-    return text
-
-
-def _policy() -> Iterator[str]:
-    yield "| name | default | what it is |\n| --- | --- | --- |"
     notes = docstrings(Policy)
-    for name, field in Policy.model_fields.items():
-        yield f"| `{name}` | {_default(field.default)} | {cell(notes[name])} |"
+    fields = ((f"`{name}`", _default(field.default), notes[name]) for name, field in Policy.model_fields.items())
+    text = replaced(text, "policy", table(("name", "default", "what it is"), fields))
+    return replaced(text, "forgeries", table(("what is forged", "what the worker says or does"), _forgeries()))
 
 
 def _default(value: Any) -> str:
@@ -28,9 +22,8 @@ def _default(value: Any) -> str:
     return ", ".join(f"`{item}`" for item in value) if value else ""
 
 
-def _forgeries() -> Iterator[str]:
+def _forgeries() -> Iterator[tuple[str, str]]:
     from tests.forgeries import FORGERIES  # they are beside the tests, which are not installed
 
-    yield "| what is forged | what the worker says or does |\n| --- | --- |"
     for forgery in FORGERIES:
-        yield f"| {cell(forgery.what)} | {cell(forgery.answer)} |"
+        yield forgery.what, forgery.answer

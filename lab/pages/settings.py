@@ -1,6 +1,6 @@
 """The page of every setting and every limit of the fleet."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from pydantic.fields import FieldInfo
 
@@ -18,6 +18,7 @@ from drover.settings import (
     amount,
     variables,
 )
+from lab.pages.markdown import table
 from models.fleet import Limits
 from workflows.fleet_limits import OF_ONE_HOST, reach
 
@@ -65,27 +66,19 @@ def _lines() -> Iterator[str]:
     yield INTRODUCTION.rstrip()
     for reader, title in READERS.items():
         yield f"\n## {title}\n"
-        yield from _table(("variable", "default", "what it is"), _variables(reader))
+        yield table(("variable", "default", "what it is"), _variables(reader))
     yield LIMITS
-    yield from _table(("limit", "default", "what it is"), _limits())
+    yield table(("limit", "default", "what it is"), _limits())
     yield FORMER
-    yield from _table(("variable", "limit"), ((f"`{name}`", f"`{limit}`") for name, limit in FORMER_VARIABLES.items()))
+    yield table(("variable", "limit"), ((f"`{name}`", f"`{limit}`") for name, limit in FORMER_VARIABLES.items()))
     yield OTHERS
-    yield from _table(("variable", "what it is"), ((f"`{name}`", about) for name, about in OTHER_VARIABLES.items()))
+    yield table(("variable", "what it is"), ((f"`{name}`", about) for name, about in OTHER_VARIABLES.items()))
 
 
 def _limits() -> Iterator[tuple[str, ...]]:
     for name, field in Limits.model_fields.items():
         own = " A host may have its own." if name in OF_ONE_HOST else ""
         yield f"`{words.option(name)}`", shown(name, field.default), f"{field.description}{own}{_range(reach(name))}"
-
-
-def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> Iterator[str]:
-    titles = list(titles)
-    yield "| " + " | ".join(titles) + " |"
-    yield "|" + " --- |" * len(titles)
-    for row in rows:
-        yield "| " + " | ".join(row) + " |"
 
 
 def _range(said: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 
-from lab.pages.contracts import cell
+from lab.pages.markdown import table
 from models.preflight import Verdict
 from workers.preflight import checks
 from workers.preflight.checks import supported
@@ -49,6 +49,5 @@ def _row(kind: Kind) -> tuple[str, str, str]:
 
 def _table(title: str, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
     yield f"## {title}\n"
-    yield f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
-    yield from (f"| {' | '.join(map(cell, row))} |" for row in rows)
+    yield table(columns, rows)
     yield ""

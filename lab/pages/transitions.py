@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lab.pages.marked import replaced
+from lab.pages.markdown import replaced, table
 from models.transitions import DRAIN, JOB, ROLL, ROLL_HOST, STEP, Table
 
 
@@ -16,26 +16,25 @@ def page(text: str) -> str:
 
 
 def _diagram(table: Table[Any, Any], first: str) -> str:
-    """A state diagram for Mermaid; what leads from one state to the same other one is one arrow."""
-    why: dict[tuple[str, str], list[str]] = {}
+    """Below each state what it may become, and why; what leads from one state to the same other one is one line."""
+    why: dict[str, dict[str, list[str]]] = {first: {}}
     for row in table.rows:
-        why.setdefault((row.state, row.after), []).append(row.why)
-    arrows = [f"{state} --> {after}: {'; '.join(dict.fromkeys(reasons))}" for (state, after), reasons in why.items()]
-    states = dict.fromkeys(state for row in table.rows for state in (row.state, row.after))
-    ends = [f"{state} --> [*]" for state in states if table.is_final(state)]
-    lines = "\n".join(f"    {line}" for line in [f"[*] --> {first}", *arrows, *ends])
-    return f"```mermaid\nstateDiagram-v2\n{lines}\n```"
+        why.setdefault(row.state, {}).setdefault(row.after, []).append(row.why)
+    widest = max(len(row.after) for row in table.rows)
+    lines = []
+    for state, ways in why.items():
+        lines.append(f"{state}, which it begins in" if state == first else state)
+        for after, reasons in ways.items():
+            end = " (end)" if table.is_final(after) else ""
+            lines.append(f"  -> {after + end:{widest + 6}}  {'; '.join(dict.fromkeys(reasons))}")
+    return "\n".join(["```text", *lines, "```"])
 
 
-def _rows(table: Table[Any, Any]) -> str:
+def _rows(of: Table[Any, Any]) -> str:
     """A table in Markdown: one line for each event and the state that it leads to."""
-    head = ["| event | from | to | by | when |", "| --- | --- | --- | --- | --- |"]
     lines: dict[tuple[str, str, str, str], list[str]] = {}
-    for row in table.rows:
+    for row in of.rows:
         by = ", ".join(sorted(row.actors))
         lines.setdefault((row.event, row.after, by, row.why), []).append(f"`{row.state}`")
-    body = [
-        f"| {event} | {', '.join(states)} | `{after}` | {by} | {why} |"
-        for (event, after, by, why), states in lines.items()
-    ]
-    return "\n".join([*head, *body])
+    rows = ((event, ", ".join(states), f"`{after}`", by, why) for (event, after, by, why), states in lines.items())
+    return table(("event", "from", "to", "by", "when"), rows)

@@ -18,6 +18,7 @@ from drover import settings
 from drover.cli import main
 from models.database import forget, transaction
 from models.documents import Downtime, NbdServer, RamProgress, Switchover
+from models.event_action import EventAction
 from models.job import Disk, Job, JobState, StepState, record_event
 from tests.documents import plan
 from workflows.migration import chain
@@ -90,8 +91,8 @@ def insert_job(state: JobState, **columns: Any) -> int:
     with transaction() as session:
         session.add(job)
         session.flush()
-        record_event(session, job.id, by="test", action="submitted", sentence="web is to move")
-        record_event(session, job.id, by="test", action="warning", sentence="the link is slow")
+        record_event(session, job.id, by="test", action=EventAction.SUBMITTED, sentence="web is to move")
+        record_event(session, job.id, by="test", action=EventAction.WARNING, sentence="the link is slow")
     return job.id
 
 

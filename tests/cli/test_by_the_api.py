@@ -16,6 +16,7 @@ from models.access import Scope
 from models.database import transaction
 from models.documents import Estimate, Health, Hook
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
+from models.event_action import EventAction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState, record_event
@@ -112,7 +113,7 @@ def numbers(database: None) -> dict[str, str]:
             DrainGuest(guest="x", position=2, source="hv1", destination="hv2", job_id=rolled_back, estimate_s=7.0),
         ]
         session.add(drain)
-        record_event(session, queued, by="test", action="submitted", sentence="web is to move")
+        record_event(session, queued, by="test", action=EventAction.SUBMITTED, sentence="web is to move")
         left_behind = session.get_one(Job, done).disks[0]
         left_behind.retired_path, left_behind.retired_until = "/s/0.drover-1", datetime(2099, 1, 1, tzinfo=UTC)
         left_behind.retired_bytes = 10**9

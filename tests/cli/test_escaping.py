@@ -12,6 +12,7 @@ from drover import escaping, logs
 from drover.cli.live_view import Screen
 from drover.views import queries
 from models.database import transaction
+from models.event_action import EventAction
 from models.job import Job, JobState, record_event
 from tests.cli.support import drover, insert_job
 
@@ -48,7 +49,7 @@ def test_a_command_shows_error_texts_of_qemu_and_paths_escaped(words: str, more:
     with transaction() as session:
         job = session.get_one(Job, number)
         job.error, job.steps[0].error, job.disks[0].destination_path = IN_ROWS, IN_ROWS, IN_ROWS
-        for action in ("retry", "warning"):
+        for action in (EventAction.RETRY, EventAction.WARNING):
             record_event(session, number, by="test", action=action, sentence=IN_ROWS)
     said = drover(*words.format(number).split(), *more)
     assert harmless(said.output)

@@ -7,6 +7,7 @@ import pytest
 from drover.cli.exit_codes import ExitCode
 from models.database import transaction
 from models.documents import Estimate, Pace
+from models.event_action import EventAction
 from models.job import Job, JobState, record_event
 from tests.cli.support import BEGUN, KEY, NONCE, document, drover, insert_job
 from workflows.migration import chain
@@ -46,7 +47,7 @@ def test_job_show_when_done(database: None) -> None:
 def test_secrets_are_not_printed(database: None, words: str, state: JobState) -> None:
     number = insert_job(state)
     with transaction() as session:
-        record_event(session, number, by="test", action="retry", sentence=f"no export {NONCE}-1 with {KEY}")
+        record_event(session, number, by="test", action=EventAction.RETRY, sentence=f"no export {NONCE}-1 with {KEY}")
     for more in ([], ["--json"]):
         said = drover(*words.format(number).split(), *more).output
         assert said

@@ -22,6 +22,7 @@ from lab.fleet import free_port
 from models.base import now
 from models.database import forget, transaction
 from models.documents import Pace
+from models.event_action import EventAction
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, JobState, record_event
@@ -123,7 +124,7 @@ def test_names_and_sentences_are_shown_as_text_and_without_secrets(console: http
     job_id = factories.job("web", "b", state=JobState.RUNNING)
     told = f"<script>alert(1)</script> \u202e export {NONCE}\nsecond line"
     with transaction() as session:
-        record_event(session, job_id, by="test", action="warning", sentence=told)
+        record_event(session, job_id, by="test", action=EventAction.WARNING, sentence=told)
     shown = console.get(f"/jobs/{job_id}").text
     assert "&lt;script&gt;alert(1)&lt;/script&gt; \\u202e export &lt;secret&gt;\\nsecond line" in shown
     assert NONCE not in shown
@@ -443,6 +444,9 @@ def test_the_api_says_what_is_wrong_as_json_and_changes_nothing(console: httpx.C
         ("/jobs/web", 400, "not_understood"),
         ("/jobs?limit=0", 400, "not_understood"),
         ("/jobs?guest=%00", 400, "not_understood"),
+        ("/jobs?gest=web", 400, "not_understood"),
+        ("/inbox?all=1", 400, "not_understood"),
+        ("/../v2/jobs", 404, "not_found"),
     ):
         answer = console.get(f"/api/v1{path}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), path
@@ -450,6 +454,11 @@ def test_the_api_says_what_is_wrong_as_json_and_changes_nothing(console: httpx.C
         ("/jobs/web", "number: a whole number is wanted, not 'web'"),
         ("/jobs?limit=0", "limit: 1 or more is wanted, not '0'"),
         ("/jobs?guest=%00", "guest: a text without NUL is wanted, not '\\x00'"),
+        (
+            "/plans?al=1&limit=1",
+            "there is no parameter 'al' here: did you mean all? it takes all, limit",
+        ),
+        ("/inbox?all=1", "there is no parameter 'all' here: it takes none"),
     ):
         assert console.get(f"/api/v1{path}").json()["error"]["message"] == said
     assert console.post("/api/v1/jobs").json()["error"]["code"] == "not_allowed"

@@ -1,6 +1,9 @@
 """What can be changed through the API: by whom, what is refused, and who is named in its events."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
@@ -22,6 +25,7 @@ from models.job import Event, Job, JobState
 from models.roll import Roll, RollState
 from tests import consoles, factories
 from tests.cli.support import document, drover
+from tests.guides import DOCS, scripts
 from tests.helpers import until
 from workflows import access
 from workflows.drain import plans
@@ -205,6 +209,21 @@ def test_a_submission_with_a_key_that_was_used_returns_the_earlier_job(api: http
         assert session.scalar(select(func.count(Job.id))) == 1
 
 
+@pytest.mark.parametrize(("page", "told"), [("api", '"idempotency_key":"nightly-42"'), ("cli", "web")])
+def test_what_the_documents_have_typed_asks_the_api(api: httpx.Client, page: str, told: str) -> None:
+    factories.host("hv2")
+    factories.job("web", "hv2", idempotency_key="nightly-42")
+    made = access.add("ada", Scope.OPERATE, None)[1]
+    [script] = scripts(DOCS / f"reference/{page}.md", "api")
+    address = f"{api.base_url.scheme}://{api.base_url.netloc.decode()}"
+    script = script.replace("https://drover.example.org", address).replace("drover_...", made)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    words = ["sh", "-e", "-c", script]
+    done = subprocess.run(words, env=os.environ | {"PATH": path, "TOKEN": made}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert told in done.stdout
+
+
 def test_drains_and_hosts_obey(api: httpx.Client) -> None:
     operator = token()
     assert api.post("/hosts/a/cordon", headers=operator).json()["state"] == "cordoned"
@@ -264,8 +283,8 @@ def test_who_follows_events_leaves_connections_to_others(api: httpx.Client, monk
             return stream.status_code
 
     with ExitStack() as open_still:
-        for _ in range(2):
-            open_still.enter_context(api.stream("GET", f"/jobs/{number}/progress", headers=eve))
+        for path in (f"/jobs/{number}/progress", "/live/jobs"):
+            open_still.enter_context(api.stream("GET", path, headers=eve))
         assert (follows(eve), follows(ada)) == (429, 200)
     until("those that have ended do not count", lambda: follows(eve) == 200)
 

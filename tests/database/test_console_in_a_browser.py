@@ -11,6 +11,7 @@ from lab import fleet as lab_fleet
 from lab.directory import Lab
 from models.access import Scope
 from models.database import engine, transaction
+from models.event_action import EventAction
 from models.job import Disk, Job, record_event
 from tests import consoles, factories
 from workflows import access
@@ -133,7 +134,7 @@ def changed(job_id: int, share: float) -> None:
         job = session.get_one(Job, job_id)
         disk = session.get_one(Disk, (job.id, 0))
         disk.bytes_copied = int(share * disk.bytes_total)
-        record_event(session, job_id, by="test", action="note", sentence="three quarters are copied")
+        record_event(session, job_id, by="test", action=EventAction.CHANGED, sentence="three quarters are copied")
 
 
 def test_a_held_job_is_released_by_buttons_that_everybody_can_use(site: Site, page: Page) -> None:

@@ -88,10 +88,10 @@ def test_no_more_moves_may_be_held_than_every_worker_has_threads_for() -> None:
 
 
 def test_a_change_wakes_the_controller() -> None:
-    from models.controller import WAKE_CHANNEL
     from models.database import autocommitting, listening
+    from models.notifications import Channel
 
-    with autocommitting() as connection, listening(connection, WAKE_CHANNEL) as wait:
+    with autocommitting() as connection, listening(connection, Channel.WAKE) as wait:
         fleet_limits.change({"max_moves": 12})
         assert wait(10) == [""]
 

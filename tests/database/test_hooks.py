@@ -202,3 +202,5 @@ def test_those_of_a_set_run_only_where_a_policy_names_it_and_one_that_is_missing
     assert hooks.of(Point.AFTER_CLEANUP, folder, "web", "db") == []
     with pytest.raises(Fatal, match="there is no set of hooks cache: no folder"):
         hooks.of(Point.BEFORE_COPY, folder, "web", "cache")
+    with pytest.raises(Fatal, match=r"there is no set of hooks dbs: did you mean db\? no folder"):
+        hooks.of(Point.BEFORE_COPY, folder, "web", "dbs")

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from drover.errors import Fatal, Transient
 from drover.settings import settings
 from models.database import transaction
+from models.event_action import EventAction
 from models.job import Event, JobState
-from models.launcher import ACTION, Launcher, LauncherKind
+from models.launcher import Launcher, LauncherKind
 from tests import factories
 from tests.documents import inspection
 from tests.helpers import until
@@ -76,7 +77,7 @@ def test_what_launched_a_guest_is_told_to_keep_still_each_time_and_the_job_says_
 
 def _sentences(ctx: Context) -> list[str]:
     with transaction() as session:
-        told = select(Event.sentence).where(Event.job_id == ctx.job.id, Event.action == ACTION)
+        told = select(Event.sentence).where(Event.job_id == ctx.job.id, Event.action == EventAction.LAUNCHER)
         return list(session.scalars(told.order_by(Event.id)))
 
 

@@ -12,9 +12,9 @@ from drover.errors import PreconditionFailed
 from models import kept_images
 from models.database import transaction
 from models.documents import MigrationOptions
+from models.event_action import EventAction
 from models.job import Direction, Disk, Event, Job, JobState, Side, record_event
 from models.job_folder import ClosedImages
-from models.way_back import COPY_RECORDED
 from tests import factories
 from tests.cli.support import document, drover
 from tests.documents import inspection
@@ -44,7 +44,7 @@ def rolled_back(folder: Path, *, closed: bool = True, recorded: bool = True, **c
         ctx.directory.closed_images.write(ClosedImages(nonce=NONCE))
     if recorded:
         with transaction() as session:
-            record_event(session, ctx.job.id, by="one", action=COPY_RECORDED, sentence="said the source")
+            record_event(session, ctx.job.id, by="one", action=EventAction.COPY_RECORDED, sentence="said the source")
     return ctx
 
 

@@ -20,6 +20,7 @@ from models.controller import Controller
 from models.database import engine, transaction
 from models.documents import Hook, HostFacts, MigrationOptions, Notice
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval, SubmittedPlan
+from models.event_action import EventAction
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
@@ -142,7 +143,7 @@ def _rows_in_every_table() -> None:
             session.add(job)
             session.flush()
             session.add(Attempt(job_id=job.id, token=1, seq=0, direction="do", owner="x"))
-            record_event(session, job.id, by="test", action="submitted", sentence="it is to move")
+            record_event(session, job.id, by="test", action=EventAction.SUBMITTED, sentence="it is to move")
             session.add(Sample(job_id=job.id, of_ram=False, sent_per_s=1, changed_per_s=1))
             session.add(DrainGuest(drain_id=drain.id, guest=guest, position=0, source="one", job_id=job.id))
             session.add(

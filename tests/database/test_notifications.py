@@ -10,9 +10,9 @@ from drover.broker import health
 from drover.controller import loop
 from drover.settings import settings
 from models import notifications
-from models.controller import WAKE_CHANNEL
 from models.database import autocommitting, listening, transaction
 from models.host import Host
+from models.notifications import Channel
 from tests import factories
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -21,19 +21,19 @@ pytestmark = pytest.mark.usefixtures("database")
 def test_a_change_is_made_although_nobody_can_be_notified_of_it() -> None:
     factories.host("one")
     with transaction() as session:
-        notifications.add(session, WAKE_CHANNEL, "more than Postgres takes, which refuses it" * 1000)
+        notifications.add(session, Channel.WAKE, "more than Postgres takes, which refuses it" * 1000)
         session.get_one(Host, "one").address = "127.0.0.2"
     with transaction() as session:
         assert session.get_one(Host, "one").address == "127.0.0.2"
 
 
 def test_who_listens_is_notified_once_the_change_is_made_and_of_none_that_is_rolled_back() -> None:
-    with autocommitting() as connection, listening(connection, WAKE_CHANNEL) as wait:
+    with autocommitting() as connection, listening(connection, Channel.WAKE) as wait:
         with suppress(ZeroDivisionError), transaction() as session:
-            notifications.add(session, WAKE_CHANNEL, "none")
+            notifications.add(session, Channel.WAKE, "none")
             raise ZeroDivisionError
         with transaction() as session:
-            notifications.add(session, WAKE_CHANNEL, "one")
+            notifications.add(session, Channel.WAKE, "one")
             assert wait(0) == []
         assert wait(10) == ["one"]
 

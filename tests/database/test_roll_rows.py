@@ -586,11 +586,12 @@ def test_nobody_opens_a_host_that_the_hook_may_reboot_at_any_moment(node: Settin
 
 
 def test_a_hook_that_is_missing_is_found_before_any_host_is_emptied(node: Settings) -> None:
-    (node.hooks / HOOK).unlink()
+    (node.hooks / HOOK).rename(node.hooks / f"{HOOK}-now")
     number = submit()
     advance(number, node)
     assert states(number)["one"] == "waiting"
     assert f"the hook {node.hooks / HOOK} cannot be run on {hooks.machine()}" in str(shown(number).error)
+    assert f"did you mean {HOOK}-now? the folder has {HOOK}-now" in str(shown(number).error)
 
 
 def test_a_hook_that_others_could_have_written_is_refused(node: Settings) -> None:

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from lab.guest.command_line import command_line
 from lab.guest.spec import DiskSpec, GuestSpec
 from lab.guest.verify import ImageRef, verify
 from tests import namespaces
+from tests.guides import HOW_TO, ROOT, blocks, scripts
 from tests.helpers import MIB, until
 from tests.namespaces import Machine
 from workers.process import processes
@@ -30,22 +30,14 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("pg_createcluster") is None, reason="no postgresql-common on this machine"),
 ]
 
-ROOT = Path(__file__).parents[2]
-GUIDE = ROOT / "docs/how-to/deploy.md"
-ROTATION = ROOT / "docs/how-to/tls-and-keys.md"
-BACKUP, UPGRADE, ADD, STOLEN = (
-    GUIDE.with_name(f"{name}.md") for name in ("backup", "upgrade", "add-a-hypervisor", "stolen-credential")
+GUIDE, ROTATION, BACKUP, UPGRADE, ADD, STOLEN = (
+    HOW_TO / f"{name}.md"
+    for name in ("deploy", "tls-and-keys", "backup", "upgrade", "add-a-hypervisor", "stolen-credential")
 )
 UNITS = ROOT / "deploy" / "systemd"
-BLOCK = re.compile(r"<!-- (\w+): ([^\n]*) -->\n *```sh\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 SETTINGS = "set -a; . /etc/drover/environment; set +a; "
 PYTHON = Path(sys.executable).parent.parent
 """The environment in which Drover is installed here."""
-
-
-def blocks(page: Path = GUIDE) -> list[tuple[str, str, str]]:
-    """Of each block of a page: its kind, the machines that it is for, its script."""
-    return [(kind, where, dedent(script)) for kind, where, script in BLOCK.findall(page.read_text())]
 
 
 @dataclass
@@ -81,7 +73,7 @@ class Fleet:
 
         As root, whatever `User` a unit names: the Python that the tests run with may be out of its reach.
         """
-        [(_, units, _)] = [block for block in blocks() if block[0] == "units"]
+        [(_, units, _)] = [block for block in blocks(GUIDE) if block[0] == "units"]
         for line in units.split("; "):
             name, *services = line.split()
             for service in services:
@@ -139,7 +131,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             fleet.run(name, f"ln -s {PYTHON} /opt/drover && {folder}")
         fleet.run("control", "useradd --system --home-dir /nonexistent drover")
         fleet.run("control", "install --directory --mode=0700 /var/lib/drover-flower --owner=drover")
-        of_guide = [block for block in blocks() if block[0] == "run"]
+        of_guide = [block for block in blocks(GUIDE) if block[0] == "run"]
         for _, where, script in of_guide[: _position(of_guide, "drover db upgrade") + 1]:
             for name in where.split(", "):
                 _hand_over(fleet, name)
@@ -173,6 +165,10 @@ def _hand_over(fleet: Fleet, name: str) -> None:
 @pytest.fixture(scope="module")
 def guest(fleet: Fleet) -> Path:
     """A guest on hv1, started by its owner; answers its folder, which is the same on every host."""
+    return _booted(fleet)
+
+
+def _booted(fleet: Fleet) -> Path:
     folder = Path("/var/lib/guests/web")
     kernels = shlex.quote(f'read = ["{default_cache()}"]')
     for name in ("hv1", "hv2"):
@@ -499,13 +495,53 @@ def test_a_stolen_hypervisor_is_shut_out_and_let_in_again_with_everything_new(fl
 def test_a_hypervisor_is_added_while_everything_runs(fleet: Fleet) -> None:
     fleet.follow("add", page=ADD)
     _hand_over(fleet, "hv3")
-    for kind, where, script in blocks():
+    for kind, where, script in blocks(GUIDE):
         if kind == "run" and "hv1" in where.split(", "):
             fleet.run("hv3", script)
     fleet.start_unit("hv3", "drover-worker")
     until("hv3 is known", lambda: re.search("hv3 .*alive", fleet.drover("host", "list")), 90, every_s=1)
     fleet.run("hv3", SETTINGS + "/opt/drover/bin/drover doctor")
     assert "NOPERM" not in _redis(fleet, "hv1", "LLEN", "drover.hv3"), "the others may send it the next link of a chain"
+
+
+SERVERS = """
+version=$(ls /usr/lib/postgresql | tail -n 1)
+pg_createcluster $version shortest --port 5432
+echo "listen_addresses = '*'" >>/etc/postgresql/$version/shortest/postgresql.conf
+echo "host drover drover samenet scram-sha-256" >>/etc/postgresql/$version/shortest/pg_hba.conf
+pg_ctlcluster $version shortest start
+su postgres -c "psql --quiet --port=5432" <<END
+CREATE ROLE drover LOGIN PASSWORD 'secret'; -- pragma: allowlist secret
+CREATE DATABASE drover OWNER drover TEMPLATE template0 ENCODING 'UTF8';
+END
+redis-server --protected-mode no --daemonize yes --dir /var/lib/redis
+"""
+"""What the page about the shortest set-up takes for granted."""
+
+
+def test_the_shortest_set_up_moves_a_guest(tmp_path_factory: pytest.TempPathFactory) -> None:
+    [script] = scripts(HOW_TO / "shortest-set-up.md", "shortest")
+    export, control, worker, anywhere = re.split(r"^# .*\n", script, flags=re.MULTILINE)[1:]
+    upgrade, controller = control.splitlines()
+    everywhere = f"export PATH=/opt/drover/bin:$PATH; {export}"
+    with namespaces.machines(["control", "hv1", "hv2"], tmp_path_factory.mktemp("shortest")) as made:
+        fleet = Fleet({machine.name: machine for machine in made})
+        for name in fleet.machines:
+            fleet.run(name, f"ln -s {PYTHON} /opt/drover && mkdir --parents /etc/drover")
+        fleet.run("control", SERVERS)
+        fleet.run("control", everywhere + upgrade)
+        try:
+            fleet.start("control", "controller", everywhere + controller.rstrip("& "))
+            for number, name in enumerate(("hv1", "hv2"), start=2):
+                there = worker.replace("hv1", name).replace("10.0.0.1", f"{namespaces.NETWORK}.{number}")
+                fleet.start(name, "worker", everywhere + there.rstrip("&\n "))
+            guest = _booted(fleet)
+            listed = f"{everywhere}drover host list"
+            until("both hypervisors are known", lambda: fleet.run("control", listed).count("alive") == 2, 90, every_s=1)
+            assert "web lives on hv2" in fleet.run("control", everywhere + anywhere)
+            _goes_on(fleet, guest, "hv2")
+        finally:
+            fleet.stop_services()
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")

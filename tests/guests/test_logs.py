@@ -24,6 +24,7 @@ from lab import services
 from lab.directory import Lab
 from models import decision_log
 from models.database import transaction
+from models.event_action import EventAction
 from models.host import Host
 from models.job import Job, JobState, record_event
 from tests import factories, labs
@@ -242,7 +243,7 @@ class TestWhatWasDecided:
         job = a_job()
         with transaction() as session:
             locked = session.get_one(Job, job)
-            record_event(session, locked.id, by="controller", action="retry", sentence="it is tried again")
+            record_event(session, locked.id, by="controller", action=EventAction.RETRY, sentence="it is tried again")
             assert [line for line in caplog.records if line.name == decision_log.__name__] == []
         [line] = [line for line in caplog.records if line.name == decision_log.__name__]
         assert line.getMessage() == "it is tried again"
@@ -253,11 +254,11 @@ class TestWhatWasDecided:
         job = a_job()
         with transaction() as session:
             with suppress(ValueError), session.begin_nested():
-                record_event(session, job, by="controller", action="released", sentence="in the savepoint")
+                record_event(session, job, by="controller", action=EventAction.RELEASED, sentence="in the savepoint")
                 raise ValueError
-            record_event(session, job, by="controller", action="released", sentence="outside")
+            record_event(session, job, by="controller", action=EventAction.RELEASED, sentence="outside")
         with suppress(ValueError), transaction() as session:
-            record_event(session, job, by="controller", action="released", sentence="not at all")
+            record_event(session, job, by="controller", action=EventAction.RELEASED, sentence="not at all")
             raise ValueError
         assert [line.getMessage() for line in caplog.records if line.name == decision_log.__name__] == ["outside"]
 

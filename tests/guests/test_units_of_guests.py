@@ -24,6 +24,7 @@ from models.job import JobState, Side, StepState
 from models.launcher import LauncherKind
 from tests import booted
 from tests.booted import Booted
+from tests.guides import HOW_TO, ROOT, scripts
 from tests.helpers import MIB, Moves, until
 from tests.labs import BRISK
 from tests.step_contexts import Link
@@ -36,7 +37,6 @@ pytestmark = [
     pytest.mark.guests,
     pytest.mark.skipif(not booted.may_be_made(), reason="no systemd-nspawn here, or this user may not mount"),
 ]
-ROOT = Path(__file__).parents[2]
 UNITS = ROOT / "deploy" / "systemd"
 PREFIX = Path(sys.executable).parent.parent
 UNIT = """\
@@ -195,6 +195,7 @@ def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with
     assert there.unit("drover-guest@web", "ActiveState") == "inactive"
     assert there.unit("drover-guest@web", "UnitFileState") == "disabled"
     _starts_nothing_once_it_was_fenced(hosts_with_systemd)
+    _its_former_unit_runs_it_again(hosts_with_systemd)
     hosts_with_systemd.over.set()
     watching.join()
     assert hosts_with_systemd.most == 1
@@ -286,6 +287,22 @@ def _starts_nothing_once_it_was_fenced(hosts_with_systemd: HostsWithSystemd) -> 
     until("its unit is disabled", lambda: here.unit("drover-guest@web", "UnitFileState") == "disabled", 60)
     until("its unit is not at work", lambda: here.unit("drover-guest@web", "ActiveState") in {"failed", "inactive"}, 60)
     assert _said(hosts_with_systemd.at("host-a").console) == heard
+
+
+def _its_former_unit_runs_it_again(hosts_with_systemd: HostsWithSystemd) -> None:
+    """As the documents say of a backup that named the wrong host, and of a guest that is to be its owner's again."""
+    here, folder = hosts_with_systemd.hosts["host-a"], hosts_with_systemd.lab.host("host-a").folder / "drover"
+    with transaction() as session:
+        session.get_one(Guest, "web").host = "host-a"
+    for page in ("backup", "launchers"):
+        [script] = scripts(HOW_TO / f"{page}.md", "booted")
+        lines = script.replace("/var/lib/drover", str(folder)).splitlines()
+        here.done("\n".join(line for line in lines if not line.startswith("drover ")))
+        if page == "backup":
+            assert here.unit("drover-guest@web", "UnitFileState") == "enabled"
+    hosts_with_systemd.writes("host-a")
+    assert here.unit("web.service", "ActiveState") == "active"
+    assert here.unit("drover-guest@web", "UnitFileState") == "disabled"
 
 
 def _begin(hosts_with_systemd: HostsWithSystemd) -> None:

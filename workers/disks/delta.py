@@ -19,6 +19,7 @@ from pathlib import Path
 
 from drover import words
 from drover.errors import DroverError, Fatal
+from models.event_action import EventAction
 from models.job import record_event
 from workers.disks import mirrors
 from workers.disks.held_up import Remarks, no_room
@@ -119,7 +120,7 @@ def _note(ctx: Context, disks: Sequence[Changed]) -> None:
                 row.bytes_copied = 0
         amount = sum(changed.values())
         sentence = f"only what it has written since is sent: {words.size(amount)}"
-        record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
+        record_event(session, job.id, by=ctx.claim.owner, action=EventAction.WAY_BACK, sentence=sentence)
     ctx.job.disks = job.disks
 
 
@@ -135,7 +136,7 @@ def nothing_is_left_out(ctx: Context, why: str) -> None:
             row.delta_bytes, row.bytes_first = None, None
             row.bytes_total, row.bytes_copied = sizes[row.index], 0
         sentence = f"all of its disks is copied onto the images that it left behind: {why}"
-        record_event(session, job.id, by=ctx.claim.owner, action="way_back", sentence=sentence)
+        record_event(session, job.id, by=ctx.claim.owner, action=EventAction.WAY_BACK, sentence=sentence)
     ctx.job.disks = job.disks
 
 

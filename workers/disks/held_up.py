@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from models.event_action import EventAction
 from models.job import Job, record_event
 from workers.step import Context
 
@@ -29,7 +30,7 @@ class Remarks:
         if remark == self.said:
             return
         self.said = remark
-        action = "held_up" if held_up else "warning" if low else "goes_on"
+        action = EventAction.HELD_UP if held_up else EventAction.WARNING if low else EventAction.GOES_ON
         with self.ctx.record() as (session, job, step):
             step.error = remark
             record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=remark or "the move goes on")

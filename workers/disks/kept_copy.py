@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from drover.errors import Transient
 from models import kept_images
 from models.database import transaction
+from models.event_action import EventAction
 from models.fleet import retention_of
-from models.way_back import COPY_RECORDED
 from workers.disks import mirrors
 from workers.qemu import block, written
 from workers.qemu.monitor import CommandRefused, Monitor
@@ -72,7 +72,7 @@ async def keep(ctx: Context, monitor: Monitor) -> None:
             f"its copy on {ctx.job.destination} was complete: what it writes from now on is recorded, and a later move "
             "there needs only that"
         )
-        await asyncio.to_thread(ctx.tell, COPY_RECORDED, sentence)
+        await asyncio.to_thread(ctx.tell, EventAction.COPY_RECORDED, sentence)
         return
     for disk in (await written.disks(monitor)).values():
         await written.forget(monitor, disk.node, _name(ctx))

@@ -5,6 +5,7 @@ the rows say, nothing of a guest that runs here is touched, and what it wrote he
 """
 
 from drover.errors import Fatal
+from models.event_action import EventAction
 from workers.disks import ownership
 from workers.guest import incoming_qemu
 from workers.images import way_back
@@ -36,7 +37,7 @@ def keep_what_it_wrote(ctx: Context) -> None:
     kept = making.set_aside_all(ctx)
     way_back.give_up(ctx)
     where = ", ".join(map(str, kept))
-    ctx.tell("warning", f"what {ctx.job.guest} wrote on {ctx.job.destination} stays there: {where}")
+    ctx.tell(EventAction.WARNING, f"what {ctx.job.guest} wrote on {ctx.job.destination} stays there: {where}")
     ctx.guard()
     ctx.directory.marker.unlink()
 

@@ -23,11 +23,12 @@ from drover.errors import DroverError, PreconditionFailed, Transient, Unreadable
 from drover.settings import Settings
 from models import kept_images
 from models.database import transaction
+from models.event_action import EventAction
 from models.fleet import retention_of
 from models.job import Disk, Event, Job
 from models.plain import Evidence
 from models.plan import Inspection, PlannedDisk
-from models.way_back import COPY_RECORDED, FormerImage, WayBack
+from models.way_back import FormerImage, WayBack
 from workers import files
 from workers.document_file import DocumentFile
 from workers.files import write_durably
@@ -96,7 +97,7 @@ def keep_copy(ctx: Context) -> None:
         try:
             way = _as_they_are(ctx)
         except (OSError, DroverError) as error:
-            ctx.tell("way_back", f"its copy on {ctx.job.destination} is deleted all the same: {error}")
+            ctx.tell(EventAction.WAY_BACK, f"its copy on {ctx.job.destination} is deleted all the same: {error}")
     if way is None:
         return
     _write(ctx.settings, way)
@@ -122,7 +123,9 @@ def _may_be_kept(ctx: Context) -> bool:
     if ctx.held is None or not all(ctx.directory.manifest.owns(Path(disk.destination_path)) for disk in ctx.held.disks):
         return False  # nothing was made, or it went back to images that are put back
     with transaction() as session:
-        recorded = session.scalar(select(exists().where(Event.job_id == ctx.job.id, Event.action == COPY_RECORDED)))
+        recorded = session.scalar(
+            select(exists().where(Event.job_id == ctx.job.id, Event.action == EventAction.COPY_RECORDED))
+        )
         kept_for = retention_of(session, ctx.settings.host, ctx.job.options.retention_s)
     return bool(recorded and kept_for)
 

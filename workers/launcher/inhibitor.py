@@ -13,7 +13,8 @@ from pathlib import Path
 
 from drover.errors import Fatal, Transient
 from drover.settings import Settings
-from models.launcher import ACTION, Inhibition, Launcher, LauncherKind
+from models.event_action import EventAction
+from models.launcher import Inhibition, Launcher, LauncherKind
 from workers import programs
 from workers.document_file import DocumentFile
 from workers.launcher import found, systemd
@@ -67,7 +68,7 @@ async def inhibit(ctx: Context, *, whatever_it_is: bool = False) -> Launcher | N
         unit = launcher.name if launcher.kind is LauncherKind.UNIT else None
         if _record(ctx).read() is None:
             sentence = f"{unit or launcher.sentence} is told not to start {ctx.job.guest} on {ctx.job.source} any more"
-            await asyncio.to_thread(ctx.tell, ACTION, sentence)
+            await asyncio.to_thread(ctx.tell, EventAction.LAUNCHER, sentence)
         await asyncio.to_thread(_record(ctx).write, Inhibition(kind=launcher.kind, unit=unit))
         await (asyncio.to_thread(_mask, ctx, unit) if unit else _tell(ctx, "still"))
     elif launcher.stays and not (whatever_it_is or accepted):
@@ -114,7 +115,7 @@ async def lift(ctx: Context) -> None:
         await _tell(ctx, "again")
     who = inhibition.unit or "its launcher"
     sentence = f"{who} is told that {ctx.job.guest} stays on {ctx.job.source}: it may start it again, as before"
-    await asyncio.to_thread(ctx.tell, ACTION, sentence)
+    await asyncio.to_thread(ctx.tell, EventAction.LAUNCHER, sentence)
     _record(ctx).remove()
 
 
@@ -145,7 +146,9 @@ def _unmask(ctx: Context, unit: str) -> None:
     if launcher is None or launcher.name != unit or ctx.source_alive:
         return
     if _would_start_it(unit, launcher, booted=processes.booted_since(ctx.source.process)):
-        ctx.tell(ACTION, f"{unit} is started: {ctx.job.guest} ended during the move, which is rolled back")
+        ctx.tell(
+            EventAction.LAUNCHER, f"{unit} is started: {ctx.job.guest} ended during the move, which is rolled back"
+        )
         systemd.tell("start", "--no-block", "--", unit)
 
 

@@ -11,7 +11,8 @@ from typing import Annotated
 
 from drover.settings import Settings
 from models.contracts import Part, nested
-from models.launcher import ACTION, Launcher
+from models.event_action import EventAction
+from models.launcher import Launcher
 from workers import files
 from workers.process.processes import Process
 from workers.step import Context
@@ -40,7 +41,7 @@ def put(ctx: Context, launcher: Launcher) -> None:
         UnsafePath: somebody else's link is on the way.
     """
     ctx.tell(
-        ACTION,
+        EventAction.LAUNCHER,
         f"{launcher.sentence} stays on {ctx.job.source}, and nobody can tell it anything: folders in the place of the "
         f"former images keep it from starting {ctx.job.guest} a second time",
     )

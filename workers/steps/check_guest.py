@@ -4,6 +4,7 @@ import asyncio
 import time
 
 from models.documents import Health
+from models.event_action import EventAction
 from models.job import Side, record_event
 from workers.health import agent, owners_check, watching
 from workers.health.watching import Seen
@@ -42,8 +43,9 @@ class CheckGuest(StepHandler):
         with ctx.record() as (session, job, _step):
             job.health = found
             job.way_back_needed = job.way_back_needed or bool(problems)
-            action, sentence = ("warning", _alarm(ctx, found)) if problems else ("checked", _well(ctx, found))
-            record_event(session, job.id, by=ctx.claim.owner, action=action, sentence=sentence)
+            action = EventAction.WARNING if problems else EventAction.CHECKED
+            told = _alarm(ctx, found) if problems else _well(ctx, found)
+            record_event(session, job.id, by=ctx.claim.owner, action=action, sentence=told)
         ctx.job.health = found
 
 

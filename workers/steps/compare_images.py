@@ -11,6 +11,7 @@ import asyncio
 from drover.errors import Fatal, Transient
 from drover.words import count, size
 from models.documents import DiskProof, Proof, Range
+from models.event_action import EventAction
 from models.job import Side
 from workers.disks.pace import RateLimiter
 from workers.guest import incoming_qemu
@@ -71,7 +72,7 @@ class CompareImagesSource(StepHandler):
         ctx.note(proof=found, progress_at=ctx.claim.now(), way_back_needed=bool(found.bytes_different or unwell))
         if found.bytes_different:
             raise Fatal(_alarm(ctx, found))
-        ctx.tell("verified", _sentence(found))
+        ctx.tell(EventAction.VERIFIED, _sentence(found))
 
     async def rollback(self, ctx: Context) -> None:
         await reading.stop(ctx)
@@ -85,7 +86,7 @@ def _go_on_without(ctx: Context, why: str) -> None:
         "images of the instant of the switchover until it has moved again, or until `drover image purge --guest "
         f"{job.guest} --last-way-back` gives them up"
     )
-    ctx.tell("warning", sentence)
+    ctx.tell(EventAction.WARNING, sentence)
 
 
 async def _compared(ctx: Context) -> tuple[DiskProof, ...]:

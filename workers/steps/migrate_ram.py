@@ -18,6 +18,7 @@ from drover.errors import Committed, Fatal, Unknown
 from models import fleet
 from models.database import transaction
 from models.documents import Health, Measure, MigrationOptions, RamProgress, Switchover
+from models.event_action import EventAction
 from models.job import Job, Side
 from models.job_folder import RecordedNodes
 from models.sample import Rates
@@ -156,7 +157,7 @@ class MigrateRamSource(StepHandler):
         if job.options.window_end == windows.ROLLBACK:
             raise Fatal(why)
         ctx.note(seed=True, wait_reason=why)
-        ctx.tell("window_closed", why)
+        ctx.tell(EventAction.WINDOW_CLOSED, why)
 
     async def _check_guest(self, ctx: Context) -> None:
         """Nobody paused it, or changed its devices or what it lies on, since the preflight."""
@@ -296,9 +297,11 @@ class _Progress:
         )
         self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
         self.writing: asyncio.Task[None] | None = None
+        self.last: dict[str, int] = {}
 
     def write(self, ram: dict[str, int]) -> None:
         """Beside the watch, which a slow database must not hold up."""
+        self.last = ram or self.last
         busy = self.writing is not None and not self.writing.done()
         if not ram or busy or not self.recording.due():
             return
@@ -307,9 +310,10 @@ class _Progress:
         self.writing.add_done_callback(_log_failure)
 
     async def written(self) -> None:
-        """Nothing of this attempt is written any more: it would come behind what became of it."""
+        """All of this attempt is, the last of it too: later it would come behind what became of it."""
         if self.writing is not None:
             await asyncio.wait({self.writing})
+            await asyncio.to_thread(self._note, self.last)
 
     def _record(self, ram: dict[str, int]) -> None:
         job, escalation = self.ctx.job, self.escalation
@@ -317,12 +321,17 @@ class _Progress:
             job.options = session.scalars(select(Job.options).where(Job.id == job.id)).one()
             escalation.asked_s = fleet.limits(session).stalled_after.total_seconds()
         self._escalate(RamProgress.read(ram))
-        limit = mirrors.budget(self.ctx)
-        progress = RamProgress.read(ram | {"downtime_limit_ms": escalation.limit_ms, "limit_per_s": limit})
-        rates = Rates(of_ram=True, sent_per_s=progress.bytes_per_s, changed_per_s=progress.changed_per_s)
-        self.ctx.note(rates, ram=progress, progress_at=self.ctx.claim.now(), wait_reason=escalation.asks)
+        limit = self._note(ram)
         terms = Terms(bandwidth_bytes_per_s=limit, max_downtime_ms=escalation.limit_ms, give_up=escalation.gives_up)
         terms.save(self.terms_file)
+
+    def _note(self, ram: dict[str, int]) -> int:
+        """Returns what it may send at most."""
+        limit = mirrors.budget(self.ctx)
+        progress = RamProgress.read(ram | {"downtime_limit_ms": self.escalation.limit_ms, "limit_per_s": limit})
+        rates = Rates(of_ram=True, sent_per_s=progress.bytes_per_s, changed_per_s=progress.changed_per_s)
+        self.ctx.note(rates, ram=progress, progress_at=self.ctx.claim.now(), wait_reason=self.escalation.asks)
+        return limit
 
     def _escalate(self, ram: RamProgress) -> None:
         """What is done about RAM that changes as fast as it is sent is told in the job's events."""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from models.event_action import EventAction
 from models.job import Side
 from workers import hooks
 from workers.disks import delta, kept_copy, mirrors
@@ -80,7 +81,7 @@ class MirrorDisks(StepHandler):
             "all the time, and this QEMU may miss a write as it begins to copy the rest alone (mended in 10.0.10 and "
             "10.2.2)"
         )
-        await asyncio.to_thread(ctx.tell, "warning", sentence)
+        await asyncio.to_thread(ctx.tell, EventAction.WARNING, sentence)
         return False
 
     async def _connect(self, ctx: Context, monitor: Monitor, index: int) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from drover.errors import Fatal, PreconditionFailed, Transient
 from models.database import transaction
+from models.event_action import EventAction
 from models.guest import Guest
 from models.job import Side
 from workers import hooks
@@ -65,10 +66,14 @@ async def _begin_images(ctx: Context, choice: Choice) -> None:
     """With what the guest left behind here, or with empty images; encrypted ones are made in `start_nbd`."""
     if choice.way is not None:
         await asyncio.to_thread(way_back.take, ctx, choice.way)
-        ctx.tell("way_back", f"{ctx.job.destination} has images of it that job {choice.way.job} has left there")
+        ctx.tell(
+            EventAction.WAY_BACK, f"{ctx.job.destination} has images of it that job {choice.way.job} has left there"
+        )
         return
     if choice.why is not None:
-        ctx.tell("way_back", f"all of its disks is copied, although images of it were left there: {choice.why}")
+        ctx.tell(
+            EventAction.WAY_BACK, f"all of its disks is copied, although images of it were left there: {choice.why}"
+        )
     for disk in ctx.plan.disks:
         ctx.guard()
         await asyncio.to_thread(making.claim, ctx, disk)

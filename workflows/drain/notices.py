@@ -19,6 +19,7 @@ from models.controller import wake
 from models.database import transaction
 from models.documents import MigrationOptions, Notice
 from models.drain import Drain, DrainGuest, GuestState
+from models.event_action import EventAction
 from models.job import Job, record_event
 from models.notice import Answer, GuestNotice
 from workflows import policies
@@ -157,4 +158,6 @@ def tell(session: Session, job: Job) -> None:
     for row in session.scalars(select(GuestNotice).where(mine, ~unanswered()).order_by(GuestNotice.id)):
         row.job_id = job.id
         at = f"{row.answered_at:%H:%M:%S %Z}"
-        record_event(session, job.id, by=f"drain {row.drain_id}", action="notice", sentence=f"{at}: {row.sentence}")
+        record_event(
+            session, job.id, by=f"drain {row.drain_id}", action=EventAction.NOTICE, sentence=f"{at}: {row.sentence}"
+        )

@@ -15,6 +15,7 @@ from drover import words
 from drover.settings import Settings
 from models import decision_log, fleet
 from models.database import away
+from models.event_action import EventAction
 from models.fleet import Limits
 from models.guest import Guest
 from models.job import Job, JobState, record_event
@@ -98,7 +99,9 @@ def _decide(session: Session, job: Job, why: str | None, now: datetime) -> None:
         job.apply(session, JobEvent.BEGIN, "the job begins", actor=Actor.CONTROLLER, by=ME)
     else:
         job.seed, job.wait_reason, job.progress_at = False, None, now
-        record_event(session, job.id, by=ME, action="released", sentence="its time has come: the RAM follows the disks")
+        record_event(
+            session, job.id, by=ME, action=EventAction.RELEASED, sentence="its time has come: the RAM follows the disks"
+        )
 
 
 def _found(session: Session) -> tuple[list[Any], dict[int, Exception]]:

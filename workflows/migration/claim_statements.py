@@ -41,7 +41,7 @@ from sqlalchemy.types import TypeEngine
 
 from models.documents import MigrationOptions
 from models.job import OF_STEPS, Attempt, Disk, Job, Outcome, Side, Step
-from models.sample import EVERY, MOST, Sample
+from models.sample import AT_FIRST, EVERY, MOST, Sample
 from models.transitions import CLAIMED, WAYS, Direction
 
 JOB: BindParameter[int] = bindparam("of_job", type_=BigInteger)
@@ -223,7 +223,8 @@ def _sample() -> Insert:
     mine = (Sample.job_id == JOB, Sample.of_ram == OF_RAM)
     seen = select(func.min(Sample.at).label("first"), func.max(Sample.at).label("last"), func.count().label("kept"))
     there = seen.where(*mine).cte("there")
-    pause = func.greatest(EVERY, (NOW - there.c.first) / MOST)
+    passed = NOW - there.c.first
+    pause = func.greatest(func.least(EVERY, passed / AT_FIRST), passed / MOST)
     is_due = or_(there.c.last.is_(None), NOW - there.c.last >= pause)
     due = select(JOB.label("job_id"), NOW.label("at"), there.c.kept).where(is_due).cte("due")
     gap = (Sample.at - func.lag(Sample.at).over(order_by=Sample.at)).label("gap")

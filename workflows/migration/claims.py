@@ -23,6 +23,7 @@ from drover.errors import LeaseLost
 from drover.settings import Settings
 from models.base import now
 from models.database import transaction
+from models.event_action import EventAction
 from models.job import Attempt, Job, Outcome, Side, Step, record_event
 from models.sample import Rates
 from models.transitions import CLAIMED, STEP, WAYS, Actor, Direction, JobEvent, StepEvent
@@ -232,7 +233,9 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
                 earlier.apply(StepEvent.RESTART, Actor.WORKER)
                 earlier.finished_at = None
         job.epoch += 1
-        record_event(session, job.id, by=claim.owner, action="retry", sentence=f"{step.name} is tried again: {error}")
+        record_event(
+            session, job.id, by=claim.owner, action=EventAction.RETRY, sentence=f"{step.name} is tried again: {error}"
+        )
 
 
 def fail(claim: Claim, error: str) -> None:
@@ -381,7 +384,7 @@ def _take_away(session: Session, job: Job, step: Step, why: str, actor: Actor, b
     step.apply(StepEvent.EXPIRE, actor)
     step.owner, step.lease_until, step.error = None, None, None
     job.epoch += 1
-    record_event(session, job.id, by=by, action="expired", sentence=f"{step.name} is taken over: {why}")
+    record_event(session, job.id, by=by, action=EventAction.EXPIRED, sentence=f"{step.name} is taken over: {why}")
 
 
 def overdue() -> ColumnElement[bool]:

@@ -7,6 +7,7 @@ from drover.errors import PreconditionFailed
 from models.base import now
 from models.controller import wake
 from models.database import transaction
+from models.event_action import EventAction
 from models.job import Job, JobState, record_event
 from workflows import budgets, estimate, windows
 from workflows.migration import jobs
@@ -91,7 +92,7 @@ def complete_now(job_id: int, pause_s: float, by: str = "command line") -> Job:
         terms = {"max_downtime_ms": round(pause_s * 1000), "bandwidth_bytes_per_s": 0}
         job.options = job.options.model_copy(update=terms)
         why = f"an operator has it completed now: {job.guest} may stand still for up to {pause_s:g} s"
-        record_event(session, job.id, by=by, action="changed", sentence=why)
+        record_event(session, job.id, by=by, action=EventAction.CHANGED, sentence=why)
         if job.hold:
             jobs.let_ram_follow(session, job, by)
         wake(session)

@@ -21,6 +21,7 @@ from models.controller import wake
 from models.database import transaction
 from models.documents import MigrationOptions, Window
 from models.drain import Drain
+from models.event_action import EventAction
 from models.guest import Guest
 from models.host import Host
 from models.job import Attempt, Disk, Job, Step, record_event
@@ -133,9 +134,9 @@ def _insert(
             session.flush()
             wanted = f"{job.guest} is to move from {job.source} to {job.destination}"
             sentence = f"{wanted}; {because}" if because else wanted
-            record_event(session, job.id, by=by, action="submitted", sentence=sentence)
+            record_event(session, job.id, by=by, action=EventAction.SUBMITTED, sentence=sentence)
             for warning in preflight.warnings(planned, job.options):
-                record_event(session, job.id, by=by, action="warning", sentence=warning)
+                record_event(session, job.id, by=by, action=EventAction.WARNING, sentence=warning)
             wake(session)
     except IntegrityError as error:
         raise PreconditionFailed(f"another submission with the key {job.idempotency_key!r} came first") from error
@@ -175,7 +176,7 @@ def record_refusal(
             session.add(job)
             session.flush()
             job.announce(session)
-            record_event(session, job.id, by=by, action="refused", sentence=why)
+            record_event(session, job.id, by=by, action=EventAction.REFUSED, sentence=why)
             return job
     except IntegrityError as error:  # the same key at the same moment
         log.warning("the refusal of the submission %r cannot be kept, nothing was changed: %s", idempotency_key, error)
@@ -185,7 +186,7 @@ def record_refusal(
 def record_refused_cancellation(job_id: int, why: str, by: str) -> None:
     """Record an event of who wanted to cancel a job and may not. The sender waits for no answer."""
     with transaction() as session:
-        record_event(session, job_id, by=by, action="refused", sentence=f"it is not cancelled: {why}")
+        record_event(session, job_id, by=by, action=EventAction.REFUSED, sentence=f"it is not cancelled: {why}")
 
 
 def _free(session: Session, key: str) -> bool:
@@ -229,7 +230,7 @@ def cancel(job_id: int, by: str = "command line") -> Job:
 def request_end(session: Session, job: Job, by: str) -> None:
     """Have a job rolled back that has neither ended nor passed the point of no return. Hold its row's lock."""
     job.cancel_requested = True
-    record_event(session, job.id, by=by, action="cancel", sentence=f"cancellation requested by {by}")
+    record_event(session, job.id, by=by, action=EventAction.CANCEL, sentence=f"cancellation requested by {by}")
     if job.idle:
         claims.begin_rollback(session, job, "cancelled on request", actor=Actor.OPERATOR, by=by)
     wake(session)
@@ -253,7 +254,11 @@ def let_ram_follow(session: Session, job: Job, by: str) -> None:
     """End a job's hold. The caller holds its row's lock."""
     job.hold, job.progress_at = False, now(session)
     record_event(
-        session, job.id, by=by, action="released", sentence="an operator released it: the RAM may follow the disks"
+        session,
+        job.id,
+        by=by,
+        action=EventAction.RELEASED,
+        sentence="an operator released it: the RAM may follow the disks",
     )
     wake(session)
 
@@ -306,7 +311,7 @@ def change(job_id: int, changes: Changes, by: str = "command line") -> Job:
 def change_locked(session: Session, job: Job, changes: Changes, by: str) -> None:
     """The same for one whose row's lock the caller holds."""
     changes.apply(job)
-    record_event(session, job.id, by=by, action="changed", sentence=f"an operator changed it: {changes}")
+    record_event(session, job.id, by=by, action=EventAction.CHANGED, sentence=f"an operator changed it: {changes}")
     wake(session)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import func, update
 from sqlalchemy.orm import Session
 
+from drover import words
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from drover.words import clock
@@ -54,7 +55,8 @@ def program(hook: Hook, ours: Settings) -> Path:
         try:
             found = each.stat()
         except OSError as error:
-            raise PreconditionFailed(f"the hook {path} cannot be run on {machine()}: {error.strerror}") from error
+            why = f"{error.strerror}: {_those_that_are_there(path)}"
+            raise PreconditionFailed(f"the hook {path} cannot be run on {machine()}: {why}") from error
         if found.st_uid not in {0, os.geteuid()} or found.st_mode & 0o022:
             raise PreconditionFailed(
                 f"{each} on {machine()} could be written by others than root: `chown root` it and `chmod go-w` it"
@@ -62,6 +64,13 @@ def program(hook: Hook, ours: Settings) -> Path:
     if not stat.S_ISREG(found.st_mode) or not os.access(path, os.X_OK):
         raise PreconditionFailed(f"the hook {path} on {machine()} is no program: `chmod +x` it")
     return path
+
+
+def _those_that_are_there(path: Path) -> str:
+    """Whatever can be listed of the hook's neighbours."""
+    readable = os.access(path.parent, os.R_OK | os.X_OK)
+    names = sorted(one.name for one in path.parent.iterdir()) if readable else []
+    return f"{words.did_you_mean(path.name, names)}the folder has {', '.join(names) or 'none'}"
 
 
 def machine() -> str:

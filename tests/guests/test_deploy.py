@@ -519,6 +519,7 @@ redis-server --protected-mode no --daemonize yes --dir /var/lib/redis
 """What the page about the shortest set-up takes for granted."""
 
 
+@pytest.mark.thorough
 def test_the_shortest_set_up_moves_a_guest(tmp_path_factory: pytest.TempPathFactory) -> None:
     [script] = scripts(HOW_TO / "shortest-set-up.md", "shortest")
     export, control, worker, anywhere = re.split(r"^# .*\n", script, flags=re.MULTILINE)[1:]

@@ -331,3 +331,11 @@ def _lives_by_its_own_unit(host: Booted) -> None:
 
 def _inspected() -> bool:
     return bool(guests.inspect(guests.known_guest("web")).runstate == "running")
+
+
+def test_whatever_a_worker_does_about_units_is_done_by_the_next_one_wherever_it_was_killed(
+    hosts_with_systemd: HostsWithSystemd,
+) -> None:
+    here = hosts_with_systemd.hosts["host-a"]
+    script = f"set -a; . /etc/drover/environment; cd {ROOT}; exec {sys.executable} -m tests.deaths_amid_units"
+    assert int(here.done(script)) > 5, "so many effects has what has most of them"

@@ -140,7 +140,7 @@ def end_scripts(ctx: Context) -> None:
 
 
 def _unmask(ctx: Context, unit: str) -> None:
-    systemd.take_away(systemd.drop_in(unit, DROP_IN))
+    systemd.take_away(unit, DROP_IN)
     _signal_scripts(ctx, signal.SIGCONT)  # the clearing away after it had begun, and an operator took the guest back
     launcher = ctx.source.launcher
     if launcher is None or launcher.name != unit or ctx.source_alive:

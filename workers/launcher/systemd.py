@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from drover.errors import Transient
@@ -81,10 +82,12 @@ def add(path: Path, text: str) -> None:
     tell("daemon-reload")
 
 
-def take_away(*paths: Path) -> None:
-    """Delete such files, and have systemd know. Errors as for `tell`."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-        if path.parent.is_dir() and not any(path.parent.iterdir()):
-            path.parent.rmdir()
-    tell("daemon-reload")
+def take_away(unit: str, *names: str) -> None:
+    """Delete such files, and have systemd know. Where there is none nothing happens. Errors as for `tell`."""
+    added = [path for name in names if (path := drop_in(unit, name)).exists()]
+    for path in added:
+        path.unlink()
+    with suppress(OSError):  # somebody else's are there, or it is not
+        (UNITS / f"{unit}.d").rmdir()
+    if added or properties(unit, ["NeedDaemonReload"]).get("NeedDaemonReload") == "yes":  # who deleted them has died
+        tell("daemon-reload")

@@ -22,7 +22,7 @@ from workers.files import write_durably
 from workers.launcher import inhibitor, run, systemd
 from workers.launcher.found import OURS
 from workers.preflight import checks
-from workers.process import execution, processes, tpm
+from workers.process import execution, processes, qemus, tpm
 from workers.process.environment import handed_on
 from workers.process.processes import Process
 from workers.qemu.options import command_words, parse_command_line
@@ -75,6 +75,7 @@ def start_incoming(ctx: Context, output: Path) -> Process:
     if not available():
         return processes.spawn(mark, _launched(ctx, argv), output)
     unit, incoming = of(ctx.job.guest), _incoming(ctx)
+    _end_begun(ctx)
     files.private_folder(output.parent)
     write_durably(incoming, json.dumps(_launch(ctx, argv, output, processes.named(mark)).json_object()))
     systemd.drop_in(unit, inhibitor.DROP_IN).unlink(missing_ok=True)  # it has left this host before, and comes back
@@ -86,20 +87,31 @@ def start_incoming(ctx: Context, output: Path) -> Process:
         incoming.unlink(missing_ok=True)
         raise Fatal(f"{unit} runs on {ctx.job.destination} already, although {ctx.job.guest} lives elsewhere: end it")
     started = main_process(unit, output)
-    _wait_until_taken(incoming, started, output)
+    if not _becomes_incoming(ctx, started):
+        incoming.unlink(missing_ok=True)
+        raise _ended_at_once(output)
     return started
 
 
-def _wait_until_taken(incoming: Path, by: Process, output: Path) -> None:
-    """A unit counts as started before its process has read what it is to become."""
+def _becomes_incoming(ctx: Context, begun: Process) -> bool:
+    """A unit counts as started before its process has read what it is to become; false: it has ended instead."""
     deadline = time.monotonic() + TAKEN_WITHIN_S
-    while incoming.exists():
-        if not by.alive:
-            incoming.unlink(missing_ok=True)
-            raise Fatal(f"it ended at once: {processes.log_tail(output)}")
+    while processes.mark_of(begun) != ctx.directory.mark("incoming"):
+        if not begun.alive:
+            return False
         if time.monotonic() > deadline:
-            raise Transient(f"the unit's process (pid {by.pid}) did not become a QEMU within {TAKEN_WITHIN_S:g} s")
+            raise Transient(f"the unit's process (pid {begun.pid}) did not become a QEMU within {TAKEN_WITHIN_S:g} s")
         time.sleep(0.02)
+    return True
+
+
+def _end_begun(ctx: Context) -> None:
+    """End what a worker that died right then has started: it is about to become the incoming QEMU of this job."""
+    begun = running(of(ctx.job.guest)) if systemd.booted() else None
+    qemu = qemus.qemu_of(begun.pid) if begun is not None else None
+    another = qemu is not None and qemu.mark != ctx.directory.mark("incoming")
+    if begun is not None and not another and _becomes_incoming(ctx, begun):
+        begun.kill()
 
 
 def main_process(unit: str, output: Path) -> Process:
@@ -110,8 +122,12 @@ def main_process(unit: str, output: Path) -> Process:
     """
     started = running(unit)
     if started is None:
-        raise Fatal(f"it ended at once: {processes.log_tail(output)}")
+        raise _ended_at_once(output)
     return started
+
+
+def _ended_at_once(output: Path) -> Fatal:
+    return Fatal(f"it ended at once: {processes.log_tail(output)}")
 
 
 def running(unit: str) -> Process | None:
@@ -148,12 +164,10 @@ def _restart_as_before(ctx: Context) -> None:
 
 
 def take_back(ctx: Context) -> None:
-    """The move is rolled back: nothing of it is left here. The QEMU has ended."""
+    """The move is rolled back: nothing of it is left here. The QEMU has ended. Errors as for `settle`."""
     _incoming(ctx).unlink(missing_ok=True)
-    settings = systemd.drop_in(of(ctx.job.guest), SETTINGS)
-    if systemd.booted() and settings.exists():
-        systemd.take_away(settings)
-    _not_failed(of(ctx.job.guest))
+    _end_begun(ctx)
+    take_away(ctx.job.guest)
 
 
 def leave(ctx: Context) -> None:
@@ -197,18 +211,13 @@ def take_away(guest: str) -> None:
     Raises:
         Transient: systemd does not take it.
     """
-    unit = of(guest)
-    added = [systemd.drop_in(unit, name) for name in (SETTINGS, inhibitor.DROP_IN)]
-    if systemd.booted() and any(path.exists() for path in added):
+    if not systemd.booted():
+        return
+    unit, added = of(guest), (SETTINGS, inhibitor.DROP_IN)
+    if any(systemd.drop_in(unit, name).exists() for name in added):
         systemd.ask("disable", "--quiet", "--", unit)
-        systemd.take_away(*added)
-    _not_failed(unit)
-
-
-def _not_failed(unit: str) -> None:
-    """Its QEMU was ended, which is no failure. Nothing on disk says whether a worker that died has told systemd so."""
-    if systemd.booted():
-        systemd.ask("reset-failed", "--", unit)
+    systemd.take_away(unit, *added)
+    systemd.ask("reset-failed", "--", unit)  # its QEMU was ended, which is no failure
 
 
 def launch_file(guest: str, settings: Settings) -> LaunchFile | None:

@@ -87,4 +87,4 @@ class Launcher(Versioned):
                 return f"the container {self.name}"
             case LauncherKind.DROVER:
                 return "Drover: nothing starts it again"
-        return "nothing that still runs: nothing starts it again"
+        return "nothing that still runs"

@@ -1,25 +1,34 @@
-"""What keeps a guest's launcher at the source from starting it again, where the administrator's program tells it."""
+"""What keeps a guest's launcher at the source from starting it again, where the administrator's program tells it.
+
+Or where nobody knows it any more.
+"""
 
 import asyncio
 import subprocess
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from drover.errors import Fatal, Transient
 from drover.settings import settings
 from models.database import transaction
 from models.event_action import EventAction
-from models.job import Event, JobState
+from models.job import Direction, Event, JobState, Side
 from models.launcher import Launcher, LauncherKind
 from tests import factories
 from tests.documents import inspection
 from tests.helpers import until
-from workers.launcher import found, inhibitor, systemd
+from tests.step_contexts import claimed
+from workers.images import retention
+from workers.launcher import found, inhibitor, keep_out, systemd
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context
+from workers.steps import cleanup, cutover
+from workers.switchover import supervisor
+from workers.trust import held_plan
+from workflows.migration.chain import StepName
 
 
 @pytest.fixture
@@ -93,6 +102,48 @@ def test_a_program_that_the_policy_no_longer_names_is_asked_for(ctx: Context, tm
     with pytest.raises(Fatal, match=f"name it again in the policy there, then `drover job retry {ctx.job.id}`"):
         asyncio.run(inhibitor.lift(ctx))
     assert _record(ctx).exists()
+
+
+def test_where_the_launcher_has_ended_no_image_can_be_made_in_the_place_of_the_former_one(
+    database: None, tmp_path: Path
+) -> None:
+    """By a line of cron, or by what looks whether the guest runs."""
+    ctx = claimed(tmp_path, (StepName.CLEANUP, Side.SOURCE), Direction.DO, committed_at=func.now())
+    image = tmp_path / "here.raw"
+    cleanup._hold_back(ctx, Launcher(kind=LauncherKind.NOBODY))
+    assert subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "raw", str(image), "1M"], stderr=subprocess.DEVNULL
+    ).returncode
+    assert _sentences(ctx) == [
+        "what started web on one has ended, and may be called again: folders in the place of the former images keep it "
+        "from starting web a second time"
+    ]
+    assert keep_out.launcher_left(ctx.settings, image) is None, "it may come back at any time"
+    keep_out.clear(ctx.settings, image)
+    assert not image.exists()
+
+
+def test_images_leave_the_place_where_an_unknown_launcher_finds_them_once_this_host_has_let_the_guest_go(
+    database: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What rows say of a guest that is off moves none."""
+    ctx = claimed(tmp_path, (StepName.CUTOVER, Side.SOURCE), Direction.DO, committed_at=func.now())
+    unknown = ctx.source.model_copy(update={"launcher": Launcher(kind=LauncherKind.NOBODY)})
+    held_plan.hold(ctx.directory.path, ctx.plan.model_copy(update={"source": unknown}))
+    ctx._held = None
+    image = tmp_path / "here.raw"
+    image.write_text("what the guest wrote")
+    ctx.directory.source_images.add({str(image): image.stat().st_ino})
+    cutover._keep_launcher_out(ctx)
+    assert image.is_file()
+    monkeypatch.setattr(supervisor, "let_go", lambda ctx: True)
+    for _ in range(2):
+        cutover._keep_launcher_out(ctx)
+        assert image.is_dir()
+        assert retention.now_at(ctx, image).read_text() == "what the guest wrote"
+    assert len(_sentences(ctx)) == 1
+    retention.put_back(ctx)
+    assert image.is_file()
 
 
 def test_scripts_that_were_halted_go_on_if_the_guest_stays(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:

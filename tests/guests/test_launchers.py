@@ -139,6 +139,10 @@ def test_a_unit_in_which_another_guest_runs_is_nobodys_own(monkeypatch: pytest.M
             one.wait()
 
 
+def test_what_a_host_starts_at_boot_is_no_guests_own_unit() -> None:
+    assert found._shared("rc-local.service", 0, Process(1, 1)) == "rc-local.service may start more than this guest"
+
+
 @contextmanager
 def _looping(lab: Lab, name: str) -> Iterator[tuple[GuestSpec, Process]]:
     """A guest that a shell starts again and again; it makes a missing image first, as such scripts do."""
@@ -185,8 +189,14 @@ def test_a_guest_whose_launcher_stays_is_refused_and_moved_on_request_without_ev
         with pytest.raises(PreconditionFailed, match=rf"sh \(pid {shell.pid}\).* may start it again.*--launcher-stays"):
             preflight.plan(guests.known_guest(name), "host-b")
 
-        job = moves.move(name, "host-b", launcher_stays=True)
+        job_id = moves.submit(name, "host-b", launcher_stays=True, watch_s=3, verify=True).id
+        until("it lives on host-b", lambda: guests.known_guest(name).host == "host-b", 120)
+        for former in processes.children(shell):
+            former.kill()  # before it is cleared away
+        job = moves.ended(job_id)
         moves.done(job)
+        assert job.proof is not None
+        assert job.proof.finished
         assert f"sh (pid {shell.pid}) stays on host-a" in moves.events(job.id)
         heard = spec.console.stat().st_size
         ends = spec.directory / "ends"

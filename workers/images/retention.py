@@ -97,31 +97,46 @@ def _there(ctx: Context, disk: PlannedDisk) -> os.stat_result | None:
     path = Path(disk.source_path)
     if keep_out.stands_at(ctx.settings, path):
         return None
+    return _at(ctx, disk, path)
+
+
+def _at(ctx: Context, disk: PlannedDisk, path: Path) -> os.stat_result | None:
     return devices.status(path) if leaving.is_device(disk, policy.of(ctx.settings)) else files.status(path)
 
 
-def set_aside(ctx: Context) -> None:
-    """Rename the images; the record is written first, so that no file is ever forgotten.
+def move_away(ctx: Context, disks: Iterable[PlannedDisk]) -> None:
+    """Rename the images of these disks; the record is written first, so that no file is ever forgotten.
 
     Raises:
         Fatal: at a planned path is a file that this host did not write down as the guest's image.
     """
     adopt(ctx.settings)
-    found = {disk.index: status for disk in ctx.disks if (status := _written_down(ctx, disk)) is not None}
+    found = [(disk, status) for disk in disks if (status := _written_down(ctx, disk)) is not None]
+    for disk, status in found:
+        ctx.guard()
+        remember(ctx.settings, ctx.job.id, aside(ctx, disk), records.mark(status))
+        _rename(ctx, disk, aside(ctx, disk))
+
+
+def now_at(ctx: Context, path: Path) -> Path:
+    """Where an image is that may have been moved away."""
+    kept_at = Path(records.beside(path, ctx.job.id))
+    return kept_at if knows(ctx.settings, ctx.job.id, kept_at) else path
+
+
+def set_aside(ctx: Context) -> None:
+    """Keep the images under their later names, from now on for as long as was asked for. Errors as for `move_away`."""
+    move_away(ctx, ctx.disks)
     names = {disk.index: aside(ctx, disk) for disk in ctx.disks}
+    there = {disk.index: _at(ctx, disk, Path(names[disk.index])) for disk in ctx.disks}
     with ctx.record() as (session, job, _step):
         kept_for = retention_of(session, job.source, job.options.retention_s)
         until = ctx.claim.now() + kept_for
         for disk in job.disks:
             disk.retired_path = names.get(disk.index)
             disk.retired_until = until
-            if disk.index in found:
-                disk.retired_bytes = files.taken_bytes(found[disk.index])
-    for planned in ctx.disks:
-        ctx.guard()
-        if planned.index in found:
-            remember(ctx.settings, job.id, names[planned.index], records.mark(found[planned.index]))
-            _rename(ctx, planned, names[planned.index])
+            if (image := there.get(disk.index)) is not None:
+                disk.retired_bytes = files.taken_bytes(image)
     ctx.job.disks = job.disks
     if not kept_for:
         delete_expired(ctx.settings)

@@ -15,6 +15,8 @@ from workers.process.processes import Process
 
 SHELLS = {"ash", "bash", "busybox", "dash", "ksh", "sh", "zsh"}
 INIT = {"systemd", "init", "tini", "docker-init", "dumb-init", "catatonit"}
+HOSTS_OWN = {"rc-local.service"}
+"""Units that are there once for whatever a host starts, and have no process of their own."""
 OURS = "drover-guest@"
 """Begins the names of the units in which guests run that were moved here."""
 INFINITE = 2**64 - 1
@@ -115,6 +117,8 @@ def _by_unit(unit: str, qemu: Process) -> Launcher:
 
 def _shared(unit: str, main: int, qemu: Process) -> str | None:
     """Why the unit is not this guest's alone."""
+    if unit in HOSTS_OWN:
+        return f"{unit} may start more than this guest"
     if others := [pid for pid in _members(qemu) if pid != qemu.pid and qemus.qemu_of(pid) is not None]:
         return f"{unit} runs other guests as well (pid {others[0]})"
     between = list(_between(qemu, main))

@@ -1,7 +1,8 @@
 """A folder in the place of an image that was moved away: no QEMU starts on it, and no image is made there anew.
 
 Where a guest's launcher stays and nobody can tell it anything, it starts a QEMU as soon as the guest's own has ended.
-Such scripts make a missing image first. `qemu-img`, `cp`, `mv`, `dd` and QEMU all refuse to take a folder for a file.
+One that has ended may be called again: by cron, at boot, by what looks for the guest from time to time. Such scripts
+make a missing image first. `qemu-img`, `cp`, `mv`, `dd` and QEMU all refuse to take a folder for a file.
 """
 
 import os
@@ -12,11 +13,11 @@ from typing import Annotated
 from drover.settings import Settings
 from models.contracts import Part, nested
 from models.event_action import EventAction
-from models.launcher import Launcher
+from models.launcher import Launcher, LauncherKind
 from workers import files
 from workers.process.processes import Process
 from workers.step import Context
-from workers.trust import own_file
+from workers.trust import own_file, policy
 
 NOTE = "README"
 
@@ -34,23 +35,31 @@ def _record(settings: Settings) -> Path:
     return settings.directory / "kept-out.json"
 
 
+def is_needed(ctx: Context, launcher: Launcher) -> bool:
+    """Nobody has told it anything, or it is unknown."""
+    untold = launcher.stays is not None and policy.of(ctx.settings).launcher is None
+    return untold or launcher.kind is LauncherKind.NOBODY
+
+
 def put(ctx: Context, launcher: Launcher) -> None:
     """In the place of every image of the guest, which were moved away before. While its former QEMU still lives.
 
     Raises:
         UnsafePath: somebody else's link is on the way.
     """
-    ctx.tell(
-        EventAction.LAUNCHER,
-        f"{launcher.sentence} stays on {ctx.job.source}, and nobody can tell it anything: folders in the place of the "
-        f"former images keep it from starting {ctx.job.guest} a second time",
+    paths = [Path(disk.source_path) for disk in ctx.disks if not disk.source_device]
+    if all(stands_at(ctx.settings, path) for path in paths):
+        return
+    guest, host = ctx.job.guest, ctx.job.source
+    started = (
+        f"{launcher.sentence} stays on {host}, and nobody can tell it anything"
+        if launcher.stays
+        else f"what started {guest} on {host} has ended, and may be called again"
     )
-    devices = {disk.index for disk in ctx.source.disks if disk.block_device}
-    for disk in ctx.disks:
-        if disk.index in devices:
-            continue
+    sentence = f"{started}: folders in the place of the former images keep it from starting {guest} a second time"
+    ctx.tell(EventAction.LAUNCHER, sentence)
+    for path in paths:
         ctx.guard()
-        path = Path(disk.source_path)
         with own_file.edited(_record(ctx.settings)) as known:
             if files.status(path) is None:
                 with files.folder(path.parent) as above:

@@ -11,6 +11,7 @@ from models.plan import SourceDisk
 from workers import files
 from workers.disks.nbd_server import PROGRAM
 from workers.guest.qmp_ready import monitor_ready
+from workers.images import retention
 from workers.process import processes
 from workers.qemu import nbd
 from workers.qemu.nbd import ALLOCATION, Export
@@ -44,7 +45,7 @@ async def images(ctx: Context) -> AsyncIterator[dict[int, Export]]:
         with ExitStack() as opened:
             numbers = list[int]()
             for disk in ctx.source.disks:
-                argv += _offered(disk, opened, numbers)
+                argv += _offered(ctx, disk, opened, numbers)
             ctx.guard()
             log = ctx.directory.log(ROLE)
             started = processes.spawn(ctx.directory.mark(ROLE), argv, log, pass_fds=numbers)
@@ -69,20 +70,20 @@ def _name(disk: SourceDisk) -> str:
     return f"disk{disk.index}"
 
 
-def _offered(disk: SourceDisk, opened: ExitStack, numbers: list[int]) -> list[str]:
+def _offered(ctx: Context, disk: SourceDisk, opened: ExitStack, numbers: list[int]) -> list[str]:
     """The options for one disk; the daemon inherits its files open, so that nothing else at their paths is read."""
-    node = _node(disk, opened, numbers)
+    node = _node(ctx, disk, opened, numbers)
     return [
         *("--blockdev", json.dumps({"node-name": _name(disk), "read-only": True, **node})),
         *("--export", f"type=nbd,id={_name(disk)},node-name={_name(disk)},name={_name(disk)}"),
     ]
 
 
-def _node(disk: SourceDisk, opened: ExitStack, numbers: list[int]) -> dict[str, Any]:
+def _node(ctx: Context, disk: SourceDisk, opened: ExitStack, numbers: list[int]) -> dict[str, Any]:
     below: dict[str, Any] | None = None
     for level in reversed(disk.chain):
         below = _format(level.format, files.followed(Path(level.path)), below, opened, numbers)
-    path = devices.real(Path(disk.path)) if disk.block_device else Path(disk.path)
+    path = devices.real(Path(disk.path)) if disk.block_device else retention.now_at(ctx, Path(disk.path))
     node = _format(disk.format, path, below, opened, numbers)
     if disk.block_device:
         node["file"]["driver"] = "host_device"

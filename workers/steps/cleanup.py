@@ -98,7 +98,7 @@ class CleanupSource(StepHandler):
 
 def _hold_back(ctx: Context, launcher: Launcher) -> None:
     """What launched the guest starts none as its QEMU ends."""
-    if launcher.stays and inhibitor.program(ctx.settings) is None:
+    if keep_out.is_needed(ctx, launcher):  # of a job that was begun by an earlier version
         keep_out.put(ctx, launcher)
     inhibitor.halt_scripts(ctx, launcher)
 

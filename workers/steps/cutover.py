@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 
-from drover.errors import NeverRan, StepError, Transient, Unknown
+from drover.errors import Fatal, NeverRan, StepError, Transient, Unknown
 from models.database import transaction
 from models.documents import Downtime, RamProgress, renamed
 from models.guest import Guest
@@ -19,7 +19,7 @@ from workers.disks import mirrors, nbd_server
 from workers.guest import given_back, incoming_qemu
 from workers.guest.run_marker import SET_CONTENT
 from workers.images import retention
-from workers.launcher import units
+from workers.launcher import keep_out, units
 from workers.process import processes
 from workers.process.processes import Process
 from workers.qemu import migration
@@ -52,6 +52,7 @@ class CutoverSource(StepHandler):
         learnt = {"ram": RamProgress.read(resumed["ram"])} if "ram" in resumed else {}
         downtime = Downtime.read({"ms": resumed.get("downtime_ms"), **resumed})
         mirrors.record_equal(ctx)
+        await asyncio.to_thread(_keep_launcher_out, ctx)
         ctx.note(downtime=downtime, **learnt)
         trace.record(ctx.job.traceparent, resumed)
         log.info(
@@ -59,7 +60,7 @@ class CutoverSource(StepHandler):
         )
 
     async def rollback(self, ctx: Context) -> None:
-        """It goes on here although it was stopped for good: `cleanup` may have begun to clear away after it."""
+        """It goes on here although it was stopped for good."""
         if ctx.job.kept_by_source:
             await asyncio.to_thread(retention.put_back, ctx)
             await asyncio.to_thread(units.come_back, ctx)
@@ -69,6 +70,18 @@ class CutoverSource(StepHandler):
             return True
         async with ctx.guest() as monitor:
             return bool((await monitor.query("query-status"))["status"] != "running")
+
+
+def _keep_launcher_out(ctx: Context) -> None:
+    """At once: until `cleanup` its QEMU may die, or this host may boot, and its launcher would find its images."""
+    launcher = ctx.source.launcher
+    if launcher is None or not keep_out.is_needed(ctx, launcher) or not supervisor.let_go(ctx):
+        return
+    try:
+        retention.move_away(ctx, (disk for disk in ctx.disks if not disk.source_device))
+        keep_out.put(ctx, launcher)
+    except (Fatal, OSError) as error:  # nothing holds up the guest's record; `cleanup` stops with it
+        log.warning("what started %s may find its images on this host: %s", ctx.job.guest, error)
 
 
 class CutoverDestination(StepHandler):

@@ -71,7 +71,7 @@ LAUNCHER_STAYS = Kind(
     "supervisor, a container",
     remedy="end what started it so that the guest runs on without it, or name a program that tells it not to start the "
     "guest (`launcher` in the policy of its host), or move the guest with --launcher-stays: then a folder takes the "
-    "place of its image before its QEMU is ended",
+    "place of its image as soon as it runs elsewhere",
     live=True,
 )
 NO_QEMU = Kind(

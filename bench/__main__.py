@@ -62,7 +62,7 @@ def main() -> None:
         "hosts": hosts.measure,
         "copies": lambda lab: copies.measure(lab, runs, quick=asked.quick),
         "sparse": lambda lab: sparse.measure(lab, quick=asked.quick),
-        "back": back.measure,
+        "back": lambda lab: back.measure(lab, runs),
         "drains": drains.measure,
         "crowd": concurrency.measure,
         "estimate": lambda lab: estimates.measure(lab, folder, quick=asked.quick),

@@ -77,13 +77,21 @@ class Guest:
 
     def move(self, by: str, *, floor: dict[str, Any] | None = None, **options: Any) -> Move:
         """Move it to the other host; `options` are those of `MigrationOptions`, `floor` what that is to try."""
-        to = "host-b" if self.host == "host-a" else "host-a"
-        observer = Observer(str(self._watch_at(self.host)), str(self._watch_at(to)), self.devices)
+        to, observer = self.other_host, self.observer()
         times = self._moved(by, to, MigrationOptions.model_validate(options), floor or {})
         seen = observer.join()
         self.moved_to(to)
         allocated = sum(image.path.stat().st_blocks * 512 for image in self._images())
         return Move(by=by, seen=seen, times=times, allocated_bytes=allocated)
+
+    @property
+    def other_host(self) -> str:
+        """Of the two that it is moved between."""
+        return "host-b" if self.host == "host-a" else "host-a"
+
+    def observer(self) -> Observer:
+        """Of its next move."""
+        return Observer(str(self.watch_at(self.host)), str(self.watch_at(self.other_host)), self.devices)
 
     @property
     def devices(self) -> list[str]:
@@ -132,7 +140,8 @@ class Guest:
     def _at(self, host: str) -> Path:
         return self.lab.host(host).guests / self.spec.name
 
-    def _watch_at(self, host: str) -> Path:
+    def watch_at(self, host: str) -> Path:
+        """Its second monitor there."""
         return self._at(host) / self.spec.watch_socket.name
 
     def moved_to(self, host: str, *, images_stay: bool = False) -> None:
@@ -161,17 +170,17 @@ class Guest:
             AssertionError: something was lost.
         """
         consoles = [*self.left_consoles, self._at(self.host) / "console.log"]
-        report = asyncio.run(_while_stopped(self._watch_at(self.host), self._images(), consoles))
+        report = asyncio.run(_while_stopped(self.watch_at(self.host), self._images(), consoles))
         assert report.ok, f"{self.spec.name} is damaged: {report.problems}"
         return report
 
     def rest(self) -> None:
         """Stop it while another guest is measured, which it would take CPU from."""
-        Qmp(str(self._watch_at(self.host))).run("stop")
+        Qmp(str(self.watch_at(self.host))).run("stop")
 
     def go_on(self) -> None:
         """After `rest`."""
-        Qmp(str(self._watch_at(self.host))).run("cont")
+        Qmp(str(self.watch_at(self.host))).run("cont")
 
 
 async def _while_stopped(qmp: Path, images: list[ImageRef], consoles: list[Path]) -> VerifyReport:

@@ -1,7 +1,9 @@
 """What Drover takes from a host and from the database: memory and CPU of a worker at rest, statements per move."""
 
 import os
+import runpy
 import time
+from pathlib import Path
 
 from bench.figures import Figure
 from bench.guests import booted, ended_job
@@ -11,10 +13,13 @@ from bench.statements import Transaction, logged
 from drover.broker.app import app
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
+from models.access import Scope
 from models.database import forget, transaction
 from models.job import Job
 from workers.process import processes
+from workflows import access
 
+SIGNING = Path(__file__).parents[1] / "examples/celery/signing.py"
 REST_S = 20.0
 OURSELVES = "bench"
 
@@ -72,9 +77,11 @@ def _statements(lab: Lab) -> list[Figure]:
 
 
 def _moved(guest: str) -> Job:
-    key = f"{guest}-{time.time()}"
+    key, task = f"{guest}-{time.time()}", "drover.job.submit"
     asked = {"guest": guest, "to": "host-b", "idempotency_key": key, "bandwidth_bytes_per_s": 32 * MIB}
-    app.send_task("drover.job.submit", kwargs=asked, queue="drover.control")
+    token, secret = access.add(OURSELVES, Scope.OPERATE, None)
+    signed = runpy.run_path(str(SIGNING))["signed"](task, asked, token=token.id, secret=secret)
+    app.send_task(task, kwargs=signed, queue="drover.control")
     while True:
         with transaction() as session:
             job = session.query(Job).where(Job.idempotency_key == key).one_or_none()

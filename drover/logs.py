@@ -41,6 +41,8 @@ OURS = ("bench", "drover", "lab", "migrations", "models", "workers", "workflows"
 FOR_EACH_TASK = ("celery.app.trace", "celery.worker.strategy")
 """Celery writes two lines for each message. Ours have more, so Celery's are written at DEBUG."""
 
+LONGEST = 20_000
+"""Characters of a message, and of a traceback."""
 LEVEL, FORMAT, ABOUT = "DROVER_LOG_LEVEL", "DROVER_LOG_FORMAT", "DROVER_LOG_ABOUT"
 """Variables of the environment. The last is for processes that are started by ours, see `handed_on`."""
 
@@ -180,8 +182,38 @@ def masked(text: str) -> str:
     return text
 
 
+class Seldom(logging.Filter):
+    """For a logger of lines that whoever reaches a queue can cause: so many at once, then one each second, which tells
+    how many were left out. Else they would fill the disk.
+    """
+
+    AT_ONCE = 100
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = threading.Lock()
+        self.may, self.at, self.left_out = float(self.AT_ONCE), 0.0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        with self.lock:
+            self.may, self.at = min(self.may + max(record.created - self.at, 0.0), self.AT_ONCE), record.created
+            if self.may < 1:
+                self.left_out += 1
+                return False
+            self.may -= 1
+            more, self.left_out = self.left_out, 0
+        if more:
+            record.msg, record.args = f"{record.getMessage()} ({more} lines before it were left out)", None
+        return True
+
+
 class _Lines(logging.Formatter):
     """What both formats have in common."""
+
+    def message(self, record: logging.LogRecord) -> str:
+        """Without what nobody else may read, and no longer than `LONGEST`."""
+        return _cut(masked(record.getMessage()))
 
     def fields(self, record: logging.LogRecord) -> dict[str, object]:
         """Those that are known, in the order of `FIELDS`: of the call, of the block, of the process."""
@@ -191,7 +223,7 @@ class _Lines(logging.Formatter):
     def error(self, record: logging.LogRecord) -> str:
         """The traceback, or nothing."""
         parts = [self.formatException(record.exc_info)] if record.exc_info and record.exc_info[0] else []
-        return masked("\n".join([*parts, *([self.formatStack(record.stack_info)] if record.stack_info else [])]))
+        return _cut(masked("\n".join([*parts, *([self.formatStack(record.stack_info)] if record.stack_info else [])])))
 
 
 class TextLines(_Lines):
@@ -202,8 +234,8 @@ class TextLines(_Lines):
         fields = {name: value for name, value in self.fields(record).items() if name not in IN_WORDS}
         host = fields.pop("host", "-")
         shown = " ".join(f"{name}={escaped(value)}" for name, value in fields.items())
-        message = escaped(masked(record.getMessage()))
-        line = f"{_time(record)} {record.levelname:<7} {escaped(host)} {f'[{shown}] ' if shown else ''}{message}"
+        message = f"{f'[{shown}] ' if shown else ''}{escaped(self.message(record))}"
+        line = f"{_time(record)} {record.levelname:<7} {escaped(host)} {message}"
         error = self.error(record)
         return f"{line}\n{escaped_lines(error)}" if error else line
 
@@ -215,10 +247,14 @@ class JsonLines(_Lines):
         """The fields of `ALWAYS` are always there."""
         line: dict[str, Any] = {"time": _time(record), "level": record.levelname.lower()}
         line |= dict.fromkeys(ALWAYS) | self.fields(record)
-        line |= {"message": masked(record.getMessage()), "logger": record.name, "thread": record.threadName}
+        line |= {"message": self.message(record), "logger": record.name, "thread": record.threadName}
         if error := self.error(record):
             line["error"] = error
         return json_text(line, default=str)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} and {len(text) - LONGEST} characters more"
 
 
 def _time(record: logging.LogRecord) -> str:

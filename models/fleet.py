@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from sqlalchemy import BigInteger, CheckConstraint, Interval, ScalarSelect, false, func, select
+from sqlalchemy import BigInteger, CheckConstraint, Interval, ScalarSelect, func, select, true
 from sqlalchemy.orm import InstrumentedAttribute, Mapped, Session, mapped_column
 
 from models.base import Base
@@ -70,7 +70,7 @@ class Limits(BaseModel):
         description="Users that must have approved a plan of a drain, besides the one who applies it: 1 is four eyes.",
     )
     signed_submissions: bool = Field(
-        default=False,
+        default=True,
         description="Submissions by task name are taken only if they are signed with a token, see "
         "[cli.md](cli.md#who-may-submit).",
     )
@@ -104,7 +104,7 @@ class FleetLimits(Base):
     bandwidth_bytes_per_s: Mapped[int] = mapped_column(BigInteger)
     retention: Mapped[timedelta] = mapped_column(Interval)
     plan_approvals: Mapped[int] = mapped_column(default=0, server_default="0")
-    signed_submissions: Mapped[bool] = mapped_column(default=False, server_default=false())
+    signed_submissions: Mapped[bool] = mapped_column(default=True, server_default=true())
     changed_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 

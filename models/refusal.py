@@ -3,13 +3,15 @@
 from datetime import datetime
 from typing import Literal
 
-from sqlalchemy import String, Text, delete, func
+from sqlalchemy import String, Text, delete, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base
 
 Kind = Literal["job", "drain"]
 """Each has keys of its own."""
+MOST = 10_000
+"""Are kept: whoever reaches the queue can have them written under keys without end."""
 
 
 class RefusedSubmission(Base):
@@ -24,8 +26,11 @@ class RefusedSubmission(Base):
 
 
 def keep(session: Session, kind: Kind, idempotency_key: str, error: str) -> None:
-    """Write down why, in place of an earlier refusal under the same key."""
+    """Write down why, in place of an earlier refusal under the same key, and of those that are too many."""
     session.merge(RefusedSubmission(kind=kind, idempotency_key=idempotency_key, error=error, at=func.clock_timestamp()))
+    session.flush()
+    newest = select(RefusedSubmission.at).order_by(RefusedSubmission.at.desc()).offset(MOST).limit(1).scalar_subquery()
+    session.execute(delete(RefusedSubmission).where(RefusedSubmission.at <= newest))
 
 
 def forget(session: Session, kind: Kind, idempotency_key: str) -> None:

@@ -225,7 +225,9 @@ def submitter(task: str, said: Mapping[str, Any]) -> tuple[Person, dict[str, Any
             wanted = fleet.limits(session).signed_submissions
         if wanted:
             raise NotProven(
-                "it is not signed, and this fleet takes signed submissions alone: see docs/reference/cli.md"
+                "it is not signed, and this fleet takes signed submissions alone: sign it with a token of "
+                "`drover token add` (docs/reference/cli.md, Who may submit), or let whoever reaches the queue submit: "
+                "`drover fleet set signed-submissions=no`"
             )
         return Person(task, Scope.OPERATE, task), arguments
     token = access.signer(signature, signature.message(task, said))

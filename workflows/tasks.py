@@ -54,13 +54,15 @@ def submit(*unnamed: Any, **said: Any) -> None:
         )
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
-        guest, to = said.get("guest"), said.get("to")
-        jobs.record_refusal(guest, to, key, str(error), by=by, webhook=_told(said, error))
+        known = _believed(said, error)
+        jobs.record_refusal(known.get("guest"), known.get("to"), key, str(error), by=by, webhook=known.get("webhook"))
 
 
-def _told(said: dict[str, Any], refusal: DroverError) -> Any:
-    """The address that is told of a refusal; nobody is because of a message that anybody may have sent."""
-    return None if isinstance(refusal, NotProven) else said.get("webhook")
+def _believed(said: dict[str, Any], refusal: DroverError) -> dict[str, Any]:
+    """What may be said of a refusal: of a message that anybody may have sent nothing, so that it makes no job or drain
+    and nobody is told.
+    """
+    return {} if isinstance(refusal, NotProven) else said
 
 
 def _key(task: str, said: dict[str, Any]) -> str | None:
@@ -114,7 +116,8 @@ def _submit(kind: DrainKind, task: str, unnamed: Sequence[Any], said: dict[str, 
             commands.submit(request, forecast=forecast, idempotency_key=key, by=person.by, token=person.token)
     except DroverError as error:
         log.warning("the submission %r was refused, nothing was changed: %s", key, error)
-        commands.record_refusal(kind, said.get("host"), key, str(error), _told(said, error))
+        known = _believed(said, error)
+        commands.record_refusal(kind, known.get("host"), key, str(error), known.get("webhook"))
 
 
 @app.task(name="drover.drain.move", ignore_result=True)

@@ -9,6 +9,7 @@ from celery.worker.consumer import connection
 from celery.worker.consumer import consumer as celery
 from celery.worker.state import maybe_shutdown
 
+from drover import logs
 from drover.broker import envelope
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,14 @@ class Unsaid(logging.Filter):
 for module in (celery, connection):
     logging.getLogger(module.__name__).addFilter(Unsaid())
 logging.getLogger("py.warnings").addFilter(lambda record: OF_CELERY_6 not in record.getMessage())
+for about_messages in (
+    __name__,
+    "drover.broker.transport",
+    "workflows.tasks",
+    "celery.app.trace",
+    "celery.worker.request",
+):
+    logging.getLogger(about_messages).addFilter(logs.Seldom())
 
 
 class Consumer(celery.Consumer):

@@ -41,7 +41,7 @@ class DrainHostOperator:
     wishes: Arguments = field(default_factory=dict)
     """Further arguments of the task: `window`, `timezone`, `priority`, `webhook`, `to`, `exclude` and so on."""
     sign: Callable[[str, Arguments], Arguments] = unsigned
-    """With a token: `partial(signing.signed, token=3, secret=Path(FILE).read_text().strip())`."""
+    """`partial(signing.signed, token=3, secret=Path(FILE).read_text().strip())`, unless the fleet needs no token."""
 
     def execute(self, context: dict[str, str]) -> dict[str, Any]:
         """`context` has a `run_id`, as Airflow gives it. Answers the drain's JSON document."""

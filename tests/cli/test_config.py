@@ -99,11 +99,9 @@ def test_limits_are_shown_and_changed(database: None) -> None:
     assert (now["max_moves"], now["retention_s"], now["bandwidth_bytes_per_s"]) == (12, 172800.0, 10**8)
     assert drover("fleet", "set", "max-moves=14").stdout == "max-moves is 14 now (before: 12)\n"
     assert "100.0 MB/s" in drover("fleet", "show").stdout
-    told = "signed-submissions is yes now (before: no)\n"
-    assert drover("fleet", "set", "signed-submissions=yes").stdout == told
-    assert (
-        document("fleet", "set", "plan-approvals=1", "signed-submissions=no")["limits"]["signed_submissions"] is False
-    )
+    told = "signed-submissions is no now (before: yes)\n"
+    assert drover("fleet", "set", "signed-submissions=no").stdout == told
+    assert document("fleet", "set", "plan-approvals=1", "signed-submissions=yes")["limits"]["signed_submissions"]
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,12 @@ def test_a_control_node_sees_silent_hosts_and_streams_that_do_not_go_together(co
     assert one(found, "streams", "hv1 has plain, hv2 has encrypted")["status"] == "problem"
 
 
+def test_a_fleet_that_takes_submissions_from_anybody_is_told(control: Lab) -> None:
+    assert not [each for each in examined(code=0) if each["name"] == "submissions"]
+    factories.limits(signed_submissions=False)
+    assert "signed-submissions=yes" in one(examined(code=0), "submissions", "without a token")["fix"]
+
+
 def test_messages_that_nobody_takes_and_a_redis_that_drops_some_are_told(control: Lab) -> None:
     with brokers.connected(control) as redis:
         redis.rpush(UNROUTED_QUEUE, "lost")

@@ -14,6 +14,7 @@ from models.documents import MigrationOptions
 from models.drain import Drain
 from models.guest import Guest
 from models.job import Job
+from tests import factories
 from tests.cli.support import document, drover
 from workflows import policies, tasks
 from workflows.drain import dispatcher, reconciler
@@ -151,6 +152,7 @@ def test_a_policy_shows_its_guests_and_what_others_decide_instead() -> None:
 
 def test_a_submission_by_name_and_one_of_the_api_follow_policies_as_the_command_does() -> None:
     policy("db", "--max-downtime-ms", "50", "--verify")
+    factories.limits(signed_submissions=False)
     tasks.submit(guest="web", to="hv2", idempotency_key="k", verify=False)
     assert (newest().max_downtime_ms, newest().verify, newest().policies) == (50, False, {"max_downtime_ms": "db"})
     asked = MigrationSubmission.model_validate({"guest": "web", "to": "hv2"}).options()

@@ -21,6 +21,7 @@ from models.database import engine, transaction
 from models.documents import Hook, HostFacts, MigrationOptions, Notice
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, PlanApproval, SubmittedPlan
 from models.event_action import EventAction
+from models.fleet import limits
 from models.guest import Guest
 from models.host import Host, HostRequest, HostState
 from models.job import Attempt, Disk, Job, JobState, Step, StepState, record_event
@@ -75,6 +76,19 @@ def test_the_schema_can_be_brought_up_to_date_from_any_revision(revision: str | 
         migrations.upgrade(revision)
     migrations.upgrade()
     command.check(migrations.config())  # the models ask for nothing more
+
+
+@pytest.mark.parametrize("hosts", [0, 1])
+def test_a_new_fleet_wants_signed_submissions_and_one_that_has_hosts_keeps_what_it_had(hosts: int) -> None:
+    _empty()
+    migrations.upgrade("0045")
+    if hosts:
+        with engine().begin() as connection:
+            columns = "name, address, guest_root, incarnation, heartbeat_at, facts"
+            connection.execute(text(f"INSERT INTO host ({columns}) VALUES ('one', '::1', '/', 'x', now(), '{{}}')"))
+    migrations.upgrade()
+    with transaction() as session:
+        assert limits(session).signed_submissions is not bool(hosts)
 
 
 def test_the_schema_can_be_taken_back_to_nothing() -> None:

@@ -337,6 +337,7 @@ def test_a_drain_whose_webhook_is_not_allowed_is_refused_in_one_sentence() -> No
 
 def test_a_refusal_by_name_is_on_record_and_nothing_is_sent_to_who_is_not_allowed() -> None:
     hosts_and_a_guest()
+    factories.limits(signed_submissions=False)
     tasks.submit(guest="web", to="two", idempotency_key="k", webhook=EVIL.webhook)
     tasks.submit_drain(host="one", idempotency_key="k", webhook=EVIL.webhook)
     with transaction() as session:

@@ -32,6 +32,7 @@ def fleet(database: None) -> None:
     for name in ("one", "two"):
         host(name)
     guest("web", "one")
+    factories.limits(signed_submissions=False)
 
 
 def recorded(key: str) -> Job | None:

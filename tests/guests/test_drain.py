@@ -27,6 +27,7 @@ from models.host import Host
 from models.job import Job, JobState
 from tests import factories, labs
 from tests.helpers import MIB, Moves, until
+from tests.tokens import Token
 from workers.process import processes
 
 pytestmark = pytest.mark.guests
@@ -248,6 +249,7 @@ def test_the_operator_of_the_examples_waits_for_the_end_and_the_webhook_tells_of
             drover=[fleet._program("drover")],
             poll_s=0.5,
             wishes={"webhook": f"http://127.0.0.1:{server.server_port}/", "priority": 3},
+            sign=Token().signed,
         )
         ended = drain.execute({"run_id": "2026-11-23"})
         assert (ended["state"], ended["priority"]) == ("done", 3)

@@ -75,6 +75,31 @@ def record(message: str, *arguments: object, level: int = logging.INFO, **extra:
     return made
 
 
+def _record(message: str, at: float) -> logging.LogRecord:
+    made = logging.LogRecord("drover", logging.ERROR, "", 0, "%s", (message,), None)
+    made.created = at
+    return made
+
+
+def test_lines_that_anybody_can_cause_are_one_a_second_in_the_end_and_tell_what_is_left_out() -> None:
+    seldom, records = logs.Seldom(), [_record(f"garbage {number}%", 1000 + number / 100) for number in range(1000)]
+    said = [record.getMessage() for record in records if seldom.filter(record)]
+    assert said[:100] == [f"garbage {number}%" for number in range(100)]
+    assert 109 <= len(said) <= 111, "ten seconds"
+    assert said[-1].endswith("% (99 lines before it were left out)")
+    assert seldom.filter(_record("later", 2000))
+
+
+@pytest.mark.parametrize("kind", [logs.TextLines, logs.JsonLines])
+def test_a_line_is_bounded_whatever_is_in_it(kind: type[logging.Formatter]) -> None:
+    try:
+        raise ValueError("y" * 1_000_000)
+    except ValueError:
+        record = _record("x" * 1_000_000, 0)
+        record.exc_info = sys.exc_info()
+    assert 2 * logs.LONGEST < len(kind().format(record)) < 2 * logs.LONGEST + 1000
+
+
 def test_a_text_line_says_when_how_serious_where_about_what_and_what() -> None:
     with logs.about(job=7, guest="web", step="mirror_disks", attempt=12):
         line = logs.TextLines().format(record("the copy %s", "begins", host="host-a"))

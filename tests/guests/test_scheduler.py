@@ -1,8 +1,12 @@
 """Others submit by task name, with plain Celery and nothing of ours imported."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from sqlalchemy import select
@@ -11,25 +15,35 @@ from lab import fleet
 from models.database import transaction
 from models.job import Job, JobState
 from tests.helpers import Moves, next_heartbeat, stop, until
+from tests.tokens import Token
 
 pytestmark = pytest.mark.guests
 
-SUBMIT = """
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs/how-to/scheduler.md").read_text()
+NOTHING_OF_OURS = """
 import sys
-from celery import Celery
-scheduler = Celery(broker=sys.argv[1])
-scheduler.send_task(
-    "drover.job.submit",
-    kwargs={"guest": sys.argv[2], "to": sys.argv[3], "idempotency_key": sys.argv[4]},
-    queue="drover.control",
-)
-assert not {"models", "workers", "workflows"} & set(sys.modules)
+assert not {"drover", "models", "workers", "workflows"} & set(sys.modules)
 """
 
 
 def _send(moves: Moves, guest: str, to: str, key: str) -> None:
-    broker = moves.lab.environment["DROVER_BROKER_URL"]
-    subprocess.run([sys.executable, "-c", SUBMIT, broker, guest, to, key], check=True, cwd="/")
+    """As the page for schedulers has it."""
+    token, [script] = Token(), re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    ours = {
+        "redis://control": moves.lab.environment["DROVER_BROKER_URL"],
+        "web": guest,
+        "hv2": to,
+        "nightly-42": key,
+        "token=3": f"token={token.number}",
+    }
+    for theirs, own in ours.items():
+        assert script.count(theirs) == 1
+        script = script.replace(theirs, own)
+    with TemporaryDirectory() as folder:
+        Path(folder, "token").write_text(token.secret)
+        shutil.copy(ROOT / "examples/celery/signing.py", folder)
+        subprocess.run([sys.executable, "-c", script + NOTHING_OF_OURS], check=True, cwd=folder)
 
 
 def _job(key: str) -> Job | None:

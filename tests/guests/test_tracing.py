@@ -1,5 +1,6 @@
 """One OpenTelemetry trace for each move, received as a collector would; and nothing of it where nobody asks for it."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from models.database import transaction
 from models.job import DOWNTIME_PHASES, Job
 from tests import labs
 from tests.helpers import Moves, next_heartbeat, stop, until
+from tests.tokens import Token
 from workers.process import environment, processes
 from workers.switchover import trace
 from workflows.migration.chain import LINKS
@@ -161,8 +163,10 @@ class TestARealMove:
 
     def test_belongs_to_the_trace_of_who_sent_the_task(self, traced: Moves, collector: Collector) -> None:
         guest = traced.boot()
+        asked = {"guest": guest, "to": "host-b", "idempotency_key": f"traced {guest}"}
+        asked = Token().signed("drover.job.submit", asked)
         sent = subprocess.run(
-            [sys.executable, "-c", SENDER, traced.lab.environment["DROVER_BROKER_URL"], guest],
+            [sys.executable, "-c", SENDER, traced.lab.environment["DROVER_BROKER_URL"], json.dumps(asked)],
             capture_output=True,
             text=True,
             check=True,
@@ -196,7 +200,7 @@ class TestARealMove:
 
 
 SENDER = """
-import sys
+import json, sys
 from celery import Celery
 from opentelemetry import trace
 from opentelemetry.instrumentation.celery import CeleryInstrumentor
@@ -206,11 +210,7 @@ trace.set_tracer_provider(TracerProvider())
 CeleryInstrumentor().instrument()
 scheduler = Celery(broker=sys.argv[1])
 with trace.get_tracer("scheduler").start_as_current_span("maintenance") as span:
-    scheduler.send_task(
-        "drover.job.submit",
-        kwargs={"guest": sys.argv[2], "to": "host-b", "idempotency_key": f"traced {sys.argv[2]}"},
-        queue="drover.control",
-    )
+    scheduler.send_task("drover.job.submit", kwargs=json.loads(sys.argv[2]), queue="drover.control")
     print(f"{span.get_span_context().trace_id:032x}")
 """
 

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from drover.cli.checks.check import Check, ok, problem, warning
 from drover.settings import Settings
 from models.database import transaction
+from models.fleet import limits
 from models.host import Host, HostState
 from workers import registration
 from workers.trust import host_key
@@ -39,6 +40,7 @@ def of_host(ours: Settings) -> Iterator[Check]:
 def of_fleet(ours: Settings) -> Iterator[Check]:
     """All hosts are alive, trusted, and protect their streams alike."""
     with transaction() as session:
+        signed = limits(session).signed_submissions
         hosts = session.scalars(select(Host).where(listed(ours)).order_by(Host.name)).all()
         living = set(session.scalars(select(Host.name).where(alive(ours))))
     silent = [host.name for host in hosts if host.name not in living and host.state is not HostState.MAINTENANCE]
@@ -51,6 +53,10 @@ def of_fleet(ours: Settings) -> Iterator[Check]:
         yield ok("hosts", f"all {len(hosts)} workers are alive")
     for host in hosts:
         yield from _kept_out(host)
+    if not signed:
+        found = "whoever can put a message into drover.control may submit, cancel and drain without a token"
+        fix = "give each scheduler one (`drover token add`), then `drover fleet set signed-submissions=yes`"
+        yield warning("submissions", found, fix)
     protection = {str(host.facts.streams): host.name for host in hosts if host.facts.streams is not None}
     if len(protection) > 1:
         told = ", ".join(f"{name} has {mode}" for mode, name in protection.items())

@@ -209,15 +209,37 @@ def make_pipe(path: Path, mode: int, uid: int, gid: int) -> None:
     """Make a named pipe that is not there yet. Errors as for `make_folder`."""
     with folder(path.parent) as parent:
         os.mkfifo(path.name, PRIVATE, dir_fd=parent)
-        made = os.open(path.name, SEARCH, dir_fd=parent)
-        try:
-            if not stat.S_ISFIFO(os.fstat(made).st_mode):
-                raise UnsafePath(f"{path} was made as a pipe, and somebody put something else there: it is not touched")
-            here = Path(f"/proc/self/fd/{made}")
-            os.chown(here, uid, gid)
-            here.chmod(mode)
-        finally:
-            os.close(made)
+    with held(path) as made:
+        if not stat.S_ISFIFO(os.fstat(made).st_mode):
+            raise UnsafePath(f"{path} was made as a pipe, and somebody put something else there: it is not touched")
+        give(made, uid, gid)
+        Path(named(made)).chmod(mode)
+
+
+@contextmanager
+def held(path: Path) -> Iterator[int]:
+    """A descriptor of whatever is there now, not opened, a link not followed; for a `with` block.
+
+    Raises:
+        UnsafePath: somebody else's link is on the way.
+        FileNotFoundError: nothing is there.
+    """
+    with folder(path.parent) as parent:
+        there = os.open(path.name, SEARCH, dir_fd=parent)
+    try:
+        yield there
+    finally:
+        os.close(there)
+
+
+def named(descriptor: int) -> Path:
+    """A path of what is held, whatever is put in its place."""
+    return Path(f"/proc/self/fd/{descriptor}")
+
+
+def give(descriptor: int, uid: int, gid: int) -> None:
+    """Give somebody what is held."""
+    os.chown(named(descriptor), uid, gid)
 
 
 def status(path: Path) -> os.stat_result | None:
@@ -303,7 +325,7 @@ def write_durably(path: Path, text: str) -> None:
 
 def sync_folder(path: Path) -> None:
     """Make renames and new files in a folder survive a crash of the host."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,11 +1,14 @@
 """The next QEMU of a guest runs as the same user, in the same groups and within the same limits, by their names."""
 
 import os
+import socket
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +17,7 @@ from models.preflight import refusals
 from tests import factories
 from tests.helpers import until
 from tests.loops import loop_device, need_loops
+from workers.files import UnsafePath
 from workers.process import exec_qemu, execution, processes
 from workers.process.processes import Process
 from workers.trust import policy
@@ -121,3 +125,73 @@ def test_a_document_of_a_newer_version_starts_nothing() -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "upgrade it here" in done.stderr
     assert ExecutionOrder.latest() == exec_qemu.VERSION
+
+
+SERVES = """
+import os, socket, sys, time
+path, aside, secret = sys.argv[1:]
+unix = socket.socket(socket.AF_UNIX)
+unix.bind(path)
+if secret:
+    os.rename(path, aside)
+    os.link(secret, path)
+unix.listen()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What the test starts ends with it."""
+    started, start = [], subprocess.Popen
+
+    def noted(*words: Any, **how: Any) -> "subprocess.Popen[bytes]":
+        started.append(start(*words, **how))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
+    yield
+    for child in started:
+        child.kill()
+        child.wait()
+
+
+@as_root
+@pytest.mark.usefixtures("children")
+def test_the_socket_of_its_tpm_becomes_its_users(tmp_path: Path) -> None:
+    path = tmp_path / "tpm.sock"
+    exec_qemu._start({"socket": str(path), "argv": [sys.executable, "-c", SERVES, str(path), "", ""]}, 65534, 65534)
+    assert (path.stat().st_uid, path.stat().st_gid) == (65534, 65534)
+
+
+@as_root
+@pytest.mark.usefixtures("children")
+@pytest.mark.parametrize("what", ["file", "socket", "socket of another process"])
+def test_what_somebody_puts_in_the_place_of_its_tpms_socket_stays_whose_it_is(tmp_path: Path, what: str) -> None:
+    path, other = tmp_path / "tpm.sock", tmp_path / "other"
+    with socket.socket(socket.AF_UNIX) as unix:
+        if what == "file":
+            other.touch()
+        else:
+            unix.bind(str(other))
+        if what == "socket of another process":
+            unix.listen()
+        argv = [sys.executable, "-c", SERVES, str(path), str(tmp_path / "aside"), str(other)]
+        with pytest.raises(UnsafePath, match="is not the socket of process"):
+            exec_qemu._start({"socket": str(path), "argv": argv}, 65534, 65534)
+    assert other.stat().st_uid == 0
+
+
+@as_root
+@pytest.mark.parametrize("whose", [0, 65534])
+def test_a_block_device_becomes_its_users_unless_somebody_elses_link_leads_to_it(tmp_path: Path, whose: int) -> None:
+    device, link = tmp_path / "device", tmp_path / "disk0"
+    os.mknod(device, stat.S_IFBLK | 0o600, os.makedev(7, 255))
+    link.symlink_to(device)
+    os.lchown(link, whose, whose)
+    if whose == 0:
+        exec_qemu._give(str(link), 65534)
+    else:
+        with pytest.raises(UnsafePath, match="is a symbolic link to"):
+            exec_qemu._give(str(link), 65534)
+    assert device.stat().st_uid == (0 if whose else 65534)

@@ -68,8 +68,9 @@ def _worthless(path: Path, made: Made) -> bool:
 
 def _is_text(path: Path) -> bool:
     """No image begins like that."""
-    with path.open("rb") as file:
+    with suppress(UnsafePath), os.fdopen(files.opened(files.followed(path), os.O_RDONLY), "rb") as file:
         return b"\0" not in file.read(1 << 16)
+    return False
 
 
 def _unlink_socket(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Becomes a guest's QEMU: as the user, within the limits, and with the open taps and the TPM, of the one at the source.
 
-Only the standard library. Launch files name this file by its path, so it stays where it is.
+Only the standard library, and what needs no more of ours. Launch files name this file by its path, so it stays where it
+is.
 
 `python exec_qemu.py DOCUMENT PROGRAM ARGUMENTS...`, where DOCUMENT is a `models.plan.ExecutionOrder` as JSON, of this
 version or an earlier one. The process stays the same, so whoever started it knows it.
@@ -15,6 +16,7 @@ import os
 import pwd
 import resource
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -23,6 +25,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+if not __package__:
+    sys.path.append(str(Path(__file__).parents[2]))  # `-I` leaves it out
+from workers import files
+from workers.process import sockets
 
 TUN, VHOST_NET = "/dev/net/tun", "/dev/vhost-net"
 TUNSETIFF = 0x400454CA
@@ -46,6 +53,7 @@ def apply(told: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot become that user, or a tap cannot be opened. Then nothing may be started.
         KeyError: there is no such user or group.
+        UnsafePath: something else is in the place of its TPM's socket.
         subprocess.SubprocessError: a tap cannot be a port of its bridge, or be opened by the administrator's program.
         ValueError: a newer Drover wrote the document.
     """
@@ -73,8 +81,9 @@ def apply(told: dict[str, Any]) -> None:
 
 def _give(device: str, uid: int) -> None:
     """A storage makes it for root, and udev does so anew with each start of the host."""
-    if Path(device).is_block_device():
-        os.chown(device, uid, -1)
+    with files.held(files.followed(Path(device))) as there:
+        if stat.S_ISBLK(os.fstat(there).st_mode):
+            files.give(there, uid, -1)
 
 
 def _start(beside: Mapping[str, Any], uid: int, gid: int) -> None:
@@ -89,7 +98,7 @@ def _start(beside: Mapping[str, Any], uid: int, gid: int) -> None:
             raise OSError(f"what listens at {path} ended with status {child.returncode}")
         _wait(deadline, f"nobody listens at {path}")
     if os.geteuid() == 0:
-        os.chown(path, uid, gid, follow_symlinks=False)
+        sockets.give(Path(path), child.pid, uid, gid)
 
 
 def _wait(deadline: float, why: str) -> None:
@@ -207,13 +216,13 @@ def _oom(score: int) -> None:
 def _try(what: str, change: Callable[[], None]) -> None:
     try:
         change()
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, files.UnsafePath) as error:
         print(f"drover: {what} is not as at the source: {error}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
     try:
         apply(json.loads(sys.argv[1]))
-    except (OSError, KeyError, ValueError, subprocess.SubprocessError) as failed:
+    except (OSError, KeyError, ValueError, subprocess.SubprocessError, files.UnsafePath) as failed:
         sys.exit(f"drover: the guest's QEMU is not started: {failed}")
     os.execv(sys.argv[2], sys.argv[2:])  # noqa: S606 # nosec B606 # the command line that was derived on this host

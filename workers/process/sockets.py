@@ -5,12 +5,15 @@ The kernel tells of a connection that it exists, but only by a search through al
 
 import re
 import socket
+import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers import files
+from workers.files import UnsafePath
 from workers.process.environment import handed_on
 
 _UNIX = re.compile(r"u_str\s+(\S+)\s+\d+\s+\d+\s+(.*?)\s(\d+)\s+(?:.*?)\s(\d+)\s*(?:users:\((.*)\))?\s*")
@@ -46,6 +49,30 @@ def listens(path: str | Path) -> bool:
     """A process listens on this Unix socket; a file whose process is gone refuses."""
     with socket.socket(socket.AF_UNIX) as probe:
         return probe.connect_ex(str(path)) == 0
+
+
+def peer(connection: socket.socket) -> tuple[int, int]:
+    """The process at the other end of a Unix socket, as it was when that was made, and its user."""
+    pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return pid, uid
+
+
+def give(path: Path, server: int, uid: int, gid: int) -> None:
+    """Give somebody the Unix socket on which this process listens.
+
+    Raises:
+        UnsafePath: something else is there by now, or somebody else's link is on the way.
+    """
+    with files.held(path) as there:
+        if not _serves(server, files.named(there)):
+            raise UnsafePath(f"{path} is not the socket of process {server} any more: it is not touched")
+        files.give(there, uid, gid)
+
+
+def _serves(server: int, path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        return probe.connect_ex(str(path)) == 0 and peer(probe)[0] == server
 
 
 def holder(address: str) -> User | None:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from drover.errors import DroverError, Transient
+from workers.process import sockets
 from workers.qemu import block
-from workers.qemu.monitor import Monitor, MonitorLost, peer
+from workers.qemu.monitor import Monitor, MonitorLost
 
 MIB = 1 << 20
 MEETING_S = 5.0
@@ -86,7 +87,7 @@ async def _send_through_us(monitor: Monitor, stream: socket.socket, meeting: Pat
                 qemu, _ = await asyncio.get_running_loop().sock_accept(listening)
         finally:
             meeting.unlink()
-    if peer(qemu) != monitor.pid:
+    if sockets.peer(qemu)[0] != monitor.pid:
         qemu.close()
         raise Transient("another process than the guest's QEMU came to take the RAM over")
     other = stream.dup()

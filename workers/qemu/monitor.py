@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -260,14 +259,7 @@ async def _listener(sock: socket.socket, address: str) -> int:
         if found is None:
             raise OSError(f"`ss` does not tell who listens at {address}: only a QEMU of this host can be adopted")
         return found.pid
-    return peer(sock)
-
-
-def peer(sock: socket.socket) -> int:
-    """The pid of the process at the other end of a Unix socket, as it was when that was made."""
-    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, _, _ = struct.unpack("3i", credentials)
-    return int(pid)
+    return sockets.peer(sock)[0]
 
 
 def _why_silent(address: str, error: BaseException) -> str:

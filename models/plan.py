@@ -365,6 +365,8 @@ class Inspection(Versioned):
     """The machine's, where one is set."""
     certificates: StreamCertificates | None = None
     """Of the host; None: its streams are protected otherwise."""
+    address: str = ""
+    """Of the host, from which it connects to the destination; empty: a worker of an earlier version."""
     qmp: str
     argv: Many[str]
     exe: str

@@ -1,6 +1,7 @@
 """The streams between two hosts: who is let in, and what strangers cost. Real processes, as a worker starts them."""
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -24,12 +25,13 @@ from models.streams import StreamAccess
 from tests import factories
 from tests.certificates import Authority
 from tests.helpers import until
-from workers.streams import client, credentials, handshake, server, supervisor
+from workers.streams import client, credentials, handshake, queues, server, supervisor
 from workers.streams.credentials import CredentialFiles, Credentials
+from workers.streams.local import BACKLOG
 from workers.streams.parameters import ClientParameters, ServerParameters
 
 MIB = 1 << 20
-LOCAL = "127.0.0.1"
+LOCAL, PEER = "127.0.0.1", "127.0.0.2"
 
 
 @dataclass
@@ -70,11 +72,13 @@ def _running(tmp_path: Path, of_server: handshake.Mine, of_client: handshake.Min
         near = {name: stack.enter_context(closing(_listen(tmp_path / f"here-{name}.sock"))) for name in ("nbd", "ram")}
         (tmp_path / "here-nbd.sock").chmod(0o666)
         tcp = stack.enter_context(socket.create_server((LOCAL, 0)))
+        of_source = stack.enter_context(queues.beside(tcp, PEER))
         of_destination = ServerParameters(
             sockets={name: str(tmp_path / f"there-{name}.sock") for name in ("nbd", "ram")},
             secret=secret,
             credentials=of_server,
             listening=tcp.fileno(),
+            of_source=of_source.fileno(),
         )
         told = ClientParameters(
             sockets={},
@@ -82,6 +86,7 @@ def _running(tmp_path: Path, of_server: handshake.Mine, of_client: handshake.Min
             credentials=of_client,
             address=LOCAL,
             port=tcp.getsockname()[1],
+            own_address=PEER,
             guest_pid=1,
             listening={name: unix.fileno() for name, unix in near.items()},
         )
@@ -89,11 +94,15 @@ def _running(tmp_path: Path, of_server: handshake.Mine, of_client: handshake.Min
         told.save(tmp_path / "client.json")
         made = Ends(tmp_path, told, behind, [])
         try:
-            for end, numbers in (("server", [tcp.fileno()]), ("client", [unix.fileno() for unix in near.values()])):
+            for end, numbers in (
+                ("server", [tcp.fileno(), of_source.fileno()]),
+                ("client", [unix.fileno() for unix in near.values()]),
+            ):
                 argv = [sys.executable, "-m", "workers.streams", end, str(tmp_path / f"{end}.json")]
                 with (tmp_path / f"{end}.log").open("ab") as log:
                     made.processes.append(subprocess.Popen(argv, pass_fds=numbers, stderr=log))
-            tcp.close()  # the server's process alone listens now
+            for ours in (tcp, of_source):
+                ours.close()  # the server's process alone listens now
             yield made
         finally:
             for process in made.processes:
@@ -228,10 +237,81 @@ def _get_through(ends: Ends) -> None:
         assert far.recv(10) == b"mine"
 
 
+def _fill(listening: socket.socket, stack: ExitStack) -> None:
+    """As strangers do: nobody takes a connection out of the queue, so that the kernel drops who comes next."""
+    for _n in range(2 * BACKLOG):
+        stranger = stack.enter_context(socket.socket(listening.family))
+        stranger.setblocking(False)
+        stranger.connect_ex(listening.getsockname())
+
+
+def test_strangers_who_fill_the_queue_of_a_port_keep_nobody_of_the_sources_address_out() -> None:
+    with socket.create_server((LOCAL, 0), backlog=BACKLOG) as tcp, queues.beside(tcp, PEER) as of_source:
+        with ExitStack() as stack:
+            _fill(tcp, stack)
+            for _n in range(5):
+                with client._reached(_told(tcp)), of_source.accept()[0] as heard:
+                    assert heard.getpeername()[0] == PEER
+        of_source.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            of_source.accept()
+        heard, (address, _) = tcp.accept()
+        heard.close()
+        assert address == LOCAL
+
+
+def _told(tcp: socket.socket, own_address: str = PEER) -> ClientParameters:
+    address, port = tcp.getsockname()[:2]
+    return ClientParameters(
+        sockets={},
+        secret="",
+        credentials=None,
+        address=address,
+        port=port,
+        own_address=own_address,
+        guest_pid=1,
+        listening={},
+    )
+
+
+@pytest.mark.parametrize(("address", "queue"), [("::1", 1), ("::2", 0), ("fe80::1", 0)])
+def test_an_address_of_ipv6_has_a_queue_to_itself_as_well(address: str, queue: int) -> None:
+    tcp = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    with tcp, queues.beside(tcp, address) as of_source, client._reached(_told(tcp, "::1")):
+        both = (tcp, of_source)
+        assert select.select(both, [], [], 10)[0] == [both[queue]]
+
+
+@pytest.mark.parametrize("own_address", ["192.0.2.1", "::1", "nobody.invalid", ""])
+def test_who_cannot_connect_from_its_own_address_does_so_from_another(own_address: str) -> None:
+    with socket.create_server((LOCAL, 0)) as tcp, client._reached(_told(tcp, own_address)):
+        heard, (address, _) = tcp.accept()
+        heard.close()
+        assert address == LOCAL
+
+
+def test_a_queue_that_was_full_for_a_moment_is_tried_again_sooner_than_the_kernel_does() -> None:
+    with ExitStack() as stack:
+        tcp = stack.enter_context(socket.create_server((LOCAL, 0), backlog=BACKLOG))
+        _fill(tcp, stack)
+        drain = threading.Timer(0.15, lambda: handshake.hang_up(*(tcp.accept()[0] for _n in range(9))))
+        stack.callback(drain.join)
+        drain.start()
+        begun = time.monotonic()
+        client._reached(_told(tcp)).close()
+        assert 0.1 < time.monotonic() - begun < 0.9
+
+
+def test_a_port_with_two_queues_is_busy_for_all_others() -> None:
+    ours = factories.offline(ports=PortRange(port := free_port(), port), address=LOCAL)
+    with supervisor.bind(ours) as tcp, queues.beside(tcp, PEER), pytest.raises(Transient, match="none of the ports"):
+        supervisor.bind(ours)
+
+
 def test_strangers_of_one_address_end_their_own_connections_and_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "PROVING_AT_ONCE", 3)
     told = ServerParameters(sockets={}, secret="", credentials=None, listening=socket.socket().detach())
-    heard = server.Server(told)
+    heard = server.Server(told, told.listening)
     with ExitStack() as stack, heard.listening:
         pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(3)]
         for number, address in enumerate(("10.0.0.1", "10.0.0.2", "10.0.0.2")):
@@ -248,7 +328,7 @@ def test_strangers_of_one_address_end_their_own_connections_and_nobody_elses(mon
 def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, mine: Credentials | None) -> None:
     monkeypatch.setattr(server, "PROVE_S", 0.1)
     told = ServerParameters(sockets={}, secret="", credentials=mine, listening=socket.socket().detach())
-    heard, (far, silent) = server.Server(told), socket.socketpair()
+    heard, (far, silent) = server.Server(told, told.listening), socket.socketpair()
     wrapped = handshake.wrap(far, heard.shown.context() if heard.shown else None, mine, server=True)
     with heard.listening, silent, wrapped, pytest.raises(TimeoutError):
         heard._let_in(wrapped)

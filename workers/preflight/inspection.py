@@ -157,6 +157,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         checks=checks.completed("source", told),
         launcher=launcher,
         certificates=operator_certificates.shown(settings),
+        address=settings.address,
         activity=did,
     )
     return seen if forbidden else attestation.attested(seen, settings)

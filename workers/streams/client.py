@@ -5,11 +5,11 @@ import os
 import select
 import socket
 import ssl
-import struct
 import threading
 import time
 
 from drover.errors import DroverError
+from workers.process import sockets
 from workers.streams import credentials, handshake
 from workers.streams.parameters import NBD, ClientParameters
 from workers.streams.relay import relay
@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 3.0
 """A guest's QEMU waits for so long at most, and with it the guest's disks."""
+TRIES_S = (0.1, 0.1, 0.2, 0.2, 0.4, 0.4, 0.6, 0.6)
+"""What each try to reach the other end takes of it. While strangers fill the queue of its port, the kernel there drops
+who comes, and the one here would ask again only after 1 s and 3 s."""
 SILENT = frozenset({NBD})
 """Streams whose local end is a QEMU: it is told nothing but what the far end says."""
 
@@ -30,12 +33,8 @@ def open_stream(told: ClientParameters, stream: str, context: ssl.SSLContext | N
         Refused: the other end answers that it does not let us in, or that nobody listens there.
     """
     deadline = time.monotonic() + CONNECT_S
-    family = socket.AF_INET6 if ":" in told.address else socket.AF_INET
-    raw = socket.socket(family, socket.SOCK_STREAM)
-    far = raw
+    raw = far = _reached(told)
     try:
-        raw.settimeout(CONNECT_S)
-        raw.connect((told.address, told.port))
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         far = handshake.wrap(raw, context, told.credentials, server=False)
         handshake.prove(far, told.credentials, deadline, server=False)
@@ -47,6 +46,20 @@ def open_stream(told: ClientParameters, stream: str, context: ssl.SSLContext | N
         handshake.hang_up(far)
         raise
     return far
+
+
+def _reached(told: ClientParameters) -> socket.socket:
+    """By turns from this host's own address, which has a queue to itself there, and from what the kernel chooses."""
+    failed: OSError = TimeoutError()
+    for number, wait_s in enumerate(TRIES_S):
+        own = (told.own_address, 0) if number % 2 == 0 else None
+        try:
+            return socket.create_connection((told.address, told.port), timeout=wait_s, source_address=own)
+        except ConnectionRefusedError:
+            raise
+        except OSError as error:
+            failed = error
+    raise failed
 
 
 def context_of(told: ClientParameters) -> ssl.SSLContext | None:
@@ -95,7 +108,7 @@ class Client:
 
     def _check(self, near: socket.socket) -> None:
         """Only the guest's QEMU and processes of our own user get to the guest's disks over there."""
-        pid, uid, _ = struct.unpack("3i", near.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        pid, uid = sockets.peer(near)
         if pid != self.told.guest_pid and uid != os.geteuid():
             raise handshake.Refused(f"process {pid} of user {uid} is neither the guest's QEMU nor ours")
 

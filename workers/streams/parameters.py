@@ -1,7 +1,7 @@
 """What the two processes of a job's streams are told: one JSON file that only its owner can read, as it holds keys."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,6 +42,8 @@ class ServerParameters(Parameters):
 
     listening: int
     """Descriptor of the listening socket that it inherits."""
+    of_source: int | None = None
+    """Likewise of the one that gets what comes from the source's address."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,3 +56,5 @@ class ClientParameters(Parameters):
     """The guest's QEMU may connect, whatever user it runs as."""
     listening: dict[str, int]
     """{stream: descriptor of the listening Unix socket that it inherits}."""
+    own_address: str = field(default="", compare=False)
+    """By which the other host knows this one."""

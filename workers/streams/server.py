@@ -2,6 +2,7 @@
 
 Strangers may connect as often as they like: so many are heard at a time, each for a moment. When one more comes, the
 oldest connection of the address that has most of them ends, so that strangers elsewhere end none of the right peer's.
+Who comes from the source's own address has a queue to itself, see `workers.streams.queues`.
 """
 
 import hmac
@@ -25,11 +26,11 @@ PROVING_AT_ONCE = 256
 
 
 class Server:
-    """Accepts for as long as the process lives."""
+    """Accepts what comes into one queue of the port, for as long as the process lives."""
 
-    def __init__(self, told: ServerParameters) -> None:
+    def __init__(self, told: ServerParameters, listening: int) -> None:
         self.told = told
-        self.listening = socket.socket(fileno=told.listening)
+        self.listening = socket.socket(fileno=listening)
         self.shown = credentials.Shown(credentials.server_context, told.credentials) if told.credentials else None
         self.proving: dict[int, tuple[str, socket.socket]] = {}
         """{a number: (address of the other end, connection)}, the oldest first."""
@@ -109,6 +110,8 @@ class Server:
 
 def main(told: ServerParameters) -> None:
     """Serve until the process is ended."""
-    server = Server(told)
+    if told.of_source is not None:
+        threading.Thread(target=Server(told, told.of_source).run, daemon=True).start()
+    server = Server(told, told.listening)
     log.info("carries streams of its job, port %s", server.listening.getsockname()[1])
     server.run()

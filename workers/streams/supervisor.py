@@ -3,6 +3,8 @@
 import logging
 import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from drover import logs
@@ -17,7 +19,7 @@ from workers.images import way_back
 from workers.process import processes
 from workers.process.processes import Process
 from workers.step import Context
-from workers.streams import client, credentials, local
+from workers.streams import client, credentials, local, queues
 from workers.streams.credentials import CredentialFiles, Credentials
 from workers.streams.handshake import Refused, hang_up
 from workers.streams.parameters import NBD, STREAMS, ClientParameters, ServerParameters
@@ -54,7 +56,7 @@ async def serve(ctx: Context, nonce: str) -> None:
         return
     await stop(ctx)
     port = served.port if served is not None and served.sealed else None
-    with bind(ctx.settings, port) as listening:
+    with bind(ctx.settings, port) as listening, _of_source(ctx, listening) as of_source:
         address, port = listening.getsockname()[:2]
         mine, theirs = _credentials(ctx)
         secret = credentials.make_secret()
@@ -72,9 +74,15 @@ async def serve(ctx: Context, nonce: str) -> None:
             nbd_server=NbdServer(nonce=nonce, address=address, port=port, streams=ctx.settings.streams, sealed=sealed)
         )
         sockets = {stream: str(ctx.directory.socket(stream)) for stream in STREAMS}
-        parameters = ServerParameters(sockets=sockets, secret=secret, credentials=mine, listening=listening.fileno())
+        parameters = ServerParameters(
+            sockets=sockets,
+            secret=secret,
+            credentials=mine,
+            listening=listening.fileno(),
+            of_source=of_source.fileno() if of_source is not None else None,
+        )
         parameters.save(ctx.directory.streams)
-        _spawn(ctx, "server", [listening.fileno()])
+        _spawn(ctx, "server", [each.fileno() for each in (listening, of_source) if each is not None])
 
 
 def _credentials(ctx: Context) -> tuple[Credentials | CredentialFiles | None, Credentials | None]:
@@ -105,6 +113,19 @@ def of_operator(ours: Settings, peer: str) -> Credentials:
         return files_of_operator(ours, peer).read()
     except OSError as error:
         raise Transient(f"a certificate of {ours.host} cannot be read: {error}") from error
+
+
+@contextmanager
+def _of_source(ctx: Context, listening: socket.socket) -> Iterator[socket.socket | None]:
+    """The second queue of the port, for the source's address. None: nobody knows that, or the kernel has none."""
+    try:
+        made = queues.beside(listening, ctx.source.address)
+    except OSError as error:
+        log.info("what %s sends has no queue to itself: %s", ctx.job.source, error)
+        yield None
+        return
+    with made:
+        yield made
 
 
 def bind(ours: Settings, wanted: int | None = None) -> socket.socket:
@@ -211,6 +232,7 @@ def _parameters(ctx: Context, listening: dict[str, int]) -> ClientParameters:
         credentials=given,
         address=access.address,
         port=access.port,
+        own_address=ctx.settings.address,
         guest_pid=ctx.source.pid,
         listening=listening,
     )

@@ -98,11 +98,15 @@ def about(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+LONGEST_S = 10_000 * 86400
+"""That is told."""
+
+
 def clock(seconds: float) -> str:
     """How long something still lasts, in whole seconds: `40 s`, `3:10`, `36:05:00`, `7 d`, `7 d 2:05:00`."""
     if seconds < 60:
         return f"{seconds:.0f} s"
-    whole = timedelta(seconds=round(seconds))
+    whole = timedelta(seconds=round(min(LONGEST_S, seconds)))
     days, rest = divmod(whole, timedelta(days=1))
     if days >= 2:
         return f"{days} d {clock(rest.total_seconds())}" if rest else f"{days} d"

@@ -257,6 +257,10 @@ class Switchover(Versioned):
     """The token of the claim that began it."""
 
 
+Instant = Annotated[float, Field(ge=0, le=1 << 36)]
+"""Of which a date can be made: none after the year 4147."""
+
+
 class Downtime(Versioned):
     """How long the guest was paused, by the source's clock.
 
@@ -266,9 +270,9 @@ class Downtime(Versioned):
     ms: float | None = None
     phases: dict[str, float] = Field(default_factory=dict)
     """{name: ms}, see `models.job.DOWNTIME_PHASES`."""
-    stopped_at: float | None = None
+    stopped_at: Instant | None = None
     """In seconds since 1970, like the next."""
-    resumed_at: float | None = None
+    resumed_at: Instant | None = None
 
 
 class RamProgress(Versioned):

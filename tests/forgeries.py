@@ -918,6 +918,16 @@ FORGERIES: tuple[Forgery, ...] = (
         "violates check constraint",
         partial(_unreadable, "UPDATE job SET state = 'elsewhere'"),
     ),
+    Forgery(
+        "`guest`: a figure that no sum can hold",
+        "violates check constraint",
+        partial(_unreadable, f"UPDATE guest SET allocated_bytes = {-(2**63)}"),
+    ),
+    Forgery(
+        "`job`: a downtime that is no number",
+        "violates check constraint",
+        partial(_unreadable, """UPDATE job SET downtime = '{"ms": "x"}'"""),
+    ),
     Forgery("`host`, `job`: documents that nobody understands", "2 hosts and 1 job are read", _not_understood),
     Forgery("notification `drover_said`, by any role: with a sentence", "nothing is logged", _notification),
     Forgery("a pipe in the place of the guest's image, by the guest's own user", "is a pipe", _pipe_for_an_image),

@@ -16,7 +16,9 @@ from sqlalchemy.orm import Session
 
 from drover import words
 from models.activity import Activity
+from models.columns import MOST
 from models.documents import Estimate, MigrationOptions
+from models.fleet import SLOWEST_BYTES_PER_S
 from models.guest import Guest
 from models.job import Disk, Job, JobState, Side, Step
 from workflows import budgets
@@ -34,6 +36,8 @@ TELLING_S = 60.0
 """Nor does one under a limit that was shorter: its beginning and its last stretch are too much of it."""
 NEWEST_OF_GUEST = 5
 """How many of a guest's own moves say what it is like."""
+LONGEST_S = 366 * 86400.0
+"""For nothing takes longer: hosts write the times, and no date could be told of what follows from them."""
 SEEN_WITHIN_S = 3.0
 """That its disks are in sync is seen within this time; a job that waits longer was held."""
 LAST_STRETCH_S = 5.5
@@ -372,7 +376,8 @@ def _rate(measured: Iterable[tuple[float, int, float]]) -> float | None:
     """From (weight, bytes, seconds): a line through zero, so that large ones count, whose beginning weighs little."""
     known = list(measured)
     seconds = sum(weight * amount * took_s for weight, amount, took_s in known)
-    return sum(weight * amount * amount for weight, amount, _ in known) / seconds if seconds else None
+    rate = sum(weight * amount * amount for weight, amount, _ in known) / seconds if seconds else None
+    return None if rate is None else max(rate, SLOWEST_BYTES_PER_S)
 
 
 def _habits(guest: str, moves: Sequence[_Moved]) -> Habits:
@@ -466,7 +471,8 @@ def _newest() -> Any:
         .join(copying, copying.c.job_id == Job.id)
         .join(sending, sending.c.job_id == Job.id)
         .join(disks, disks.c.job_id == Job.id)
-        .where(Job.state == JobState.DONE, disks.c.ready_at.is_not(None), sending.c.finished_at.is_not(None))
+        .where(Job.state == JobState.DONE, Job.finished_at.is_not(None))
+        .where(disks.c.ready_at.is_not(None), sending.c.finished_at.is_not(None))
         .order_by(Job.id.desc())
         .limit(NEWEST)
     )
@@ -475,7 +481,7 @@ def _newest() -> Any:
 def _count(document: object, *names: str) -> int:
     """The first of these numbers that is there; one malformed record must not break every estimate."""
     told = [document.get(name) for name in names] if isinstance(document, dict) else []
-    return next((one for one in told if isinstance(one, int)), 0)
+    return next((one for one in told if isinstance(one, int) and 0 <= one <= MOST), 0)
 
 
 def _limit(pace: object, asked: int, budget: int) -> int:
@@ -486,4 +492,4 @@ def _limit(pace: object, asked: int, budget: int) -> int:
 
 
 def _seconds(end: Any, begin: Any) -> float:
-    return max((end - begin).total_seconds(), 0.001) if end and begin else 0.001
+    return min(max((end - begin).total_seconds(), 0.001), LONGEST_S) if end and begin else 0.001

@@ -35,7 +35,9 @@ def change(wanted: Mapping[str, Any]) -> tuple[Limits, Limits]:
         session.execute(select(FleetLimits.id).with_for_update())
         before = fleet.limits(session)
         after = _checked(before.model_dump() | dict(wanted))
-        _fits_the_hosts(session, after)
+        _fits_us(after)
+        if "max_held" in wanted:  # else what one host reports would keep every other limit as it is
+            _fits_the_hosts(session, after.max_held)
         session.execute(update(FleetLimits).values(**after.model_dump(), changed_at=func.clock_timestamp()))
         wake(session)
     return before, after
@@ -96,16 +98,19 @@ def _amount(name: str, value: object) -> str:
     return f"{value} bytes/s" if name == "bandwidth_bytes_per_s" else str(value)
 
 
-def _fits_the_hosts(session: Session, wanted: Limits) -> None:
+def _fits_us(wanted: Limits) -> None:
     if wanted.host_patience <= settings().host_timeout:
         raise PreconditionFailed(
             f"host-patience cannot be {_amount('host_patience', wanted.host_patience)}: a host counts as silent after "
             f"{amount(settings().host_timeout)} s (four times DROVER_HEARTBEAT_S) and must be waited for longer"
         )
+
+
+def _fits_the_hosts(session: Session, held: int) -> None:
     for host in session.scalars(select(Host).where(listed(settings())).order_by(Host.name)):
         steps = host.facts.concurrency
-        if steps is not None and wanted.max_held >= steps:
-            raise PreconditionFailed(_too_many_held(wanted.max_held, host.name, steps))
+        if steps is not None and held >= steps:
+            raise PreconditionFailed(_too_many_held(held, host.name, steps))
 
 
 def _too_many_held(held: int, host: str, steps: int) -> str:

@@ -15,6 +15,11 @@ MEASURED_S = 3.0
 
 def left_s(job: Job, at: datetime) -> float | None:
     """Seconds until its end, once it goes on; None: it has ended, is rolled back, or nothing is known of it."""
+    left = _left_s(job, at)
+    return None if left is None else min(left, estimate.LONGEST_S)
+
+
+def _left_s(job: Job, at: datetime) -> float | None:
     if job.estimate is None or job.state not in {JobState.QUEUED, JobState.RUNNING}:
         return None
     expected = _by_the_limit_now(job, job.estimate)

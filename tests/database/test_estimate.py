@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import literal, update
+from sqlalchemy import literal, select, update
 from sqlalchemy.dialects.postgresql import JSONB
 
 from models.activity import Activity
@@ -61,6 +61,18 @@ def test_before_any_move_the_figures_are_assumed() -> None:
         assert estimate.speed(session).moves == 0
 
 
+def test_a_move_whose_end_its_host_has_taken_away_and_one_that_took_ages_break_no_estimate() -> None:
+    for number in range(3):
+        moved(number)
+    with transaction() as session:
+        without, long, _ = session.scalars(select(Job).order_by(Job.id))
+        without.finished_at, long.started_at = None, datetime(1000, 1, 2, tzinfo=UTC)
+    with transaction() as session:
+        found = estimate.speed(session)
+    assert found.moves == 2
+    assert found.fixed_s <= estimate.LONGEST_S
+
+
 @pytest.mark.parametrize("held_s", [0, 3600])
 def test_the_figures_are_those_of_the_last_moves_and_waiting_for_a_release_does_not_count(held_s: int) -> None:
     for number in range(3):
@@ -113,6 +125,11 @@ def test_a_move_that_shared_a_budget_with_others_says_nothing_about_the_link_onc
         session.query(Job).where(Job.guest == "g1").one().pace = Pace(copied_under_per_s=4 * MB)
     with transaction() as session:
         assert estimate.speed(session).disk_bytes_per_s == pytest.approx(GB / 10)
+
+
+@pytest.mark.parametrize("told", [None, [], {"total": "x"}, {"total": 10**400}, {"total": -1}])
+def test_a_record_that_is_malformed_or_out_of_all_bounds_counts_as_none(told: object) -> None:
+    assert estimate._count(told, "total") == 0
 
 
 def test_a_limit_that_was_asked_for_counts_for_the_ram_also_where_the_copy_was_over_at_once() -> None:

@@ -82,9 +82,15 @@ def test_a_limit_out_of_range_is_refused_and_nothing_is_changed(wanted: dict[str
 def test_no_more_moves_may_be_held_than_every_worker_has_threads_for() -> None:
     host("one", facts=HostFacts(concurrency=4))
     with pytest.raises(PreconditionFailed, match="max-held is 8 and one runs 4 steps at a time"):
-        fleet_limits.change({"max_moves": 12})
+        fleet_limits.change({"max_held": 8})
     fleet_limits.change({"max_held": 3})
     assert current().max_held == 3
+
+
+def test_what_one_host_reports_keeps_no_other_limit_as_it_is() -> None:
+    host("one", facts=HostFacts(concurrency=0))
+    fleet_limits.change({"max_moves": 12})
+    assert current().max_moves == 12
 
 
 def test_a_change_wakes_the_controller() -> None:

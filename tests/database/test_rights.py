@@ -186,6 +186,37 @@ def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
             session.execute(text(f"UPDATE host SET heartbeat_at = '{never}'"))
 
 
+def test_a_host_writes_no_figure_that_no_sum_can_hold(moving: int) -> None:
+    """Room and estimates are reckoned of what all hosts have written."""
+    may = text(
+        "SELECT table_name, column_name FROM information_schema.column_privileges"
+        " JOIN information_schema.columns USING (table_schema, table_name, column_name)"
+        " WHERE grantee = 'drover_host' AND privilege_type IN ('UPDATE', 'INSERT') AND table_schema = 'public'"
+        " AND data_type = 'bigint' AND (column_name ~ '_bytes|bytes_|_per_s')"
+    )
+    checked = text(
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname ~ '_figures$'"
+    )
+    with transaction() as session:
+        held = {str(row[0]): str(row[1]) for row in session.execute(checked)}
+        columns = session.execute(may).all()
+    assert ("guest", "allocated_bytes") in columns
+    assert [(table, column) for table, column in columns if f"({column} >= " not in held.get(table, "")] == []
+    with _as("one"), pytest.raises(IntegrityError, match="ck_guest_figures"), transaction() as session:
+        session.execute(text(f"UPDATE guest SET allocated_bytes = {-(2**63)}"))
+
+
+@pytest.mark.parametrize(("column", "figure"), [("downtime", "ms"), ("ram", "transferred")])
+def test_a_host_writes_no_document_by_which_nobody_can_reckon(moving: int, column: str, figure: str) -> None:
+    write = text(f"UPDATE job SET {column} = CAST(:told AS jsonb)")
+    for never in ('"x"', "1e400", "true", "{}"):
+        with _as("one"), pytest.raises(IntegrityError, match=f"ck_job_{column}"), transaction() as session:
+            session.execute(write, {"told": f'{{"{figure}": {never}}}'})
+    for told in (f'{{"{figure}": 31.5}}', f'{{"{figure}": null}}', "{}", "[]", "null"):
+        with _as("one"), transaction() as session:
+            session.execute(write, {"told": told})
+
+
 @pytest.mark.usefixtures("_granted")
 def test_a_host_that_registers_says_nothing_that_operators_decide() -> None:
     decided = {"state": "'maintenance'", "labels": "'[]'", "bandwidth_hours": "'[]'", "trusted_key": "'x'"}

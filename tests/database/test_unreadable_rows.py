@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import func, text
+from sqlalchemy import func
 
 from drover.broker.app import app
 from drover.by_database import ByDatabase
@@ -21,6 +21,8 @@ from workflows import isolation, permissions
 pytestmark = pytest.mark.usefixtures("database")
 
 NEWER = "'{\"version\": 99}'"
+LARGE = f'{{"total": {10**400}, "remaining": {10**400}, "bytes_per_s": 1}}'
+OF_WEB = "job_id = (SELECT id FROM job WHERE guest = 'web')"
 
 
 @pytest.fixture
@@ -46,13 +48,19 @@ def moves(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
         f"UPDATE guest SET launcher = {NEWER} WHERE name = 'web'",
         f"UPDATE job SET pace = {NEWER}, ram = {NEWER}, downtime = {NEWER} WHERE guest = 'web'",
         f"UPDATE job SET health = {NEWER}, proof = {NEWER} WHERE guest = 'web'",
+        f"UPDATE job SET ram = '{LARGE}' WHERE guest = 'web'",
+        "UPDATE job SET downtime = '{\"stopped_at\": 1e300}' WHERE guest = 'web'",
+        f"UPDATE disk SET bytes_total = {2**60} WHERE {OF_WEB};"
+        " UPDATE job SET pace = '{\"copied_per_s\": 1e-300, \"limit_per_s\": 1}' WHERE guest = 'web';"
+        " UPDATE step SET state = 'running', token = 1, owner = 'x', lease_until = now() + interval '1 hour'"
+        f" WHERE name = 'await_sync' AND {OF_WEB}",
     ],
 )
 def test_rows_of_others_are_read_although_one_host_wrote_what_nobody_understands(
     moves: tuple[int, int], written: str
 ) -> None:
     with transaction() as session:
-        session.execute(text(written))
+        session.connection().exec_driver_sql(written)
     loop.tick(settings())
     assert load(moves[1]).state is JobState.RUNNING
     assert collector.Fleet(settings(), lambda: True)._ask_database()

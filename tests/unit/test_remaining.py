@@ -1,10 +1,12 @@
 """How long a job still takes, from its submission to its end."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from drover import words
 from drover.views.remaining import copy_s, left_s
 from models.documents import Estimate, Pace, RamProgress
 from models.job import Disk, Job, JobState, Side
@@ -99,3 +101,8 @@ def test_past_the_point_of_no_return_the_rest_runs_down_and_never_below_nothing(
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLING_BACK, JobState.NEEDS_OPERATOR])
 def test_nobody_knows_it_of_a_job_that_does_not_go_forward(state: JobState) -> None:
     assert left_s(job(state=state, started_at=BEGUN), after(9)) is None
+
+
+@pytest.mark.parametrize("seconds", [1e15, math.inf, math.nan])
+def test_a_time_beyond_all_bounds_is_told_as_a_very_long_one(seconds: float) -> None:
+    assert words.clock(seconds) == "10000 d"

@@ -197,7 +197,7 @@ def _roll(at: datetime) -> int:
         session.flush()
         run = HookRun(roll_id=roll.id, host="hv2", asked_at=begun + timedelta(minutes=30))
         run.begun_at, run.ended_at = run.asked_at, begun + timedelta(minutes=40)
-        run.exit_code, run.output = 0, "kernel 6.12 is installed"
+        run.exit_code, run.output = 0, "<b>upgrades\nkernel 6.12 is installed\n"
         session.add(run)
         session.flush()
         roll.hosts[1].hook_run_id, roll.hosts[1].error = run.id, why

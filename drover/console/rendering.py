@@ -37,6 +37,11 @@ def _told(sentence: str | None) -> Markup:
     return Markup(CODE.sub(r"<code>\1</code>", safe))  # noqa: S704 # nosec B704 # it was escaped the line before
 
 
+def _lines(text: str) -> Markup:
+    """What a program has printed, in its lines."""
+    return Markup("\n").join(escaped(line) for line in text.splitlines())
+
+
 def _clock(at: datetime | None, after: datetime | None = None) -> str:
     """The hour alone, if it is beside a time of the same day."""
     if at is None:
@@ -77,6 +82,7 @@ ENVIRONMENT.filters |= {
     "milliseconds": _milliseconds,
     "button": button,
     "told": _told,
+    "lines": _lines,
     "words": _words,
     "labels": shown,
     "count_of": count,

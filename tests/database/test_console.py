@@ -194,7 +194,7 @@ def test_a_roll_has_a_line_for_each_host_with_what_was_done_when_and_what_it_wai
         "So far",
         "hv2 has no QEMU: install it",
         f"drover roll resume {number}",
-        "6.12 is installed",
+        '<pre tabindex="0">&lt;b&gt;upgrades\nkernel 6.12 is installed</pre>',
     ):
         assert told in page
     assert f'href="/rolls/{number}"' in console.get("/rolls").text

@@ -350,7 +350,7 @@ async def _media(monitor: Monitor) -> list[dict[str, Any]]:
 
 def _seen_as(medium: dict[str, Any]) -> str:
     """By its device, or where no device is on it by its drive."""
-    return str(medium.get("qdev") or medium["device"])
+    return str(medium["device"] or medium["qdev"])
 
 
 async def _state(monitor: Monitor) -> dict[str, Any]:

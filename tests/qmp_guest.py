@@ -66,7 +66,7 @@ class Guest:
 
     def hot_plugged(self) -> list[Check]:
         named, anonymous = (qom.named(self("qom-list", path=path)) for path in (qom.PERIPHERAL, qom.ANONYMOUS))
-        return hot_plugged(named.keys(), len(anonymous), self.argv())
+        return hot_plugged(named.keys(), anonymous.values(), self.argv())
 
     def close(self) -> None:
         self.process.kill()

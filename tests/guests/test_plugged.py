@@ -47,7 +47,7 @@ def moved(guest: Guest, here: Path, there: Path, start: Start) -> tuple[Guest, l
     """The incoming QEMU of another host, which is the same machine; and the command line that it was derived from."""
     argv = now(here, [word for word in guest.argv() if word])
     named, anonymous = (qom.named(guest("qom-list", path=path)) for path in (qom.PERIPHERAL, qom.ANONYMOUS))
-    assert hot_plugged(named.keys(), len(anonymous), argv) == []
+    assert hot_plugged(named.keys(), anonymous.values(), argv) == []
     assert command_line_refusals(argv, source_root=str(here)) == []
     machine = guest("qom-get", path="/machine", property="type").removesuffix("-machine")
     if not there.exists():
@@ -210,8 +210,10 @@ def test_channels_and_random_numbers_that_were_plugged_in_are_there(tmp_path: Pa
     guest("chardev-add", id="channel", backend=backend)
     guest("device_add", driver="virtserialport", id="port1", bus="ports.0", chardev="channel", name="org.example")
     guest("chardev-add", id="terminal", backend={"type": "pty", "data": {}})
-    guest("device_add", driver="virtconsole", id="port2", bus="ports.0", chardev="terminal")
+    guest("device_add", driver="virtconsole", bus="ports.0", chardev="terminal")  # without an id, as by hand
+    guest("object-add", qom_type="throttle-group", id="group", limits={"iops-total": 7})
     arrived, argv = moved(guest, here, there, start)
     assert f"socket,id=channel,path={here}/channel.sock,server=on,wait=off" in argv
     assert "pty,id=terminal" in argv
     assert {"channel", "terminal"} <= {entry["label"] for entry in arrived("query-chardev")}
+    assert arrived("qom-get", path="/objects/group", property="limits")["iops-total"] == 7

@@ -18,6 +18,7 @@ from workers.qemu.present_media import (
     without_backing_files,
     without_left_backing,
 )
+from workers.qemu.topology import hot_plugged
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_changed_media_and_live_snapshots_are_on_the_next_command_line(line: Any
 
 
 CD = Drive(device="ide2-cd0", qdev="/machine/unattached/device[4]", path=None, format="raw")
+FLOPPY = Drive(device="floppy0", qdev="/machine/unattached/device[9]", path=None, format="raw")
 DISK = Drive(device="virtio0", qdev="v", path="/d", format="raw")
 SCSI = ["-device", "virtio-scsi", "-device", "scsi-hd,drive=x"]
 
@@ -104,6 +106,66 @@ def test_the_cd_drive_that_qemu_makes_by_itself_is_written_out_where_it_would_be
 ) -> None:
     argv = ["qemu", "-drive", "file=/d,if=virtio,format=raw", *line]
     assert as_it_is_now(argv, [DISK, replace(CD, path=cd)]) == [*argv, *added]
+
+
+def test_a_floppy_in_the_drive_that_qemu_makes_by_itself_is_in_a_drive_of_the_same_type() -> None:
+    argv = ["qemu", "-drive", "file=/d,if=virtio,format=raw"]
+    drives = [DISK, CD, replace(FLOPPY, path="/f")]
+    put_in = ["-drive", "index=2,media=cdrom", "-drive", "file=/f,format=raw,if=none,id=floppy0"]
+    now = [*argv, *put_in, "-device", "floppy,unit=0,drive=floppy0,drive-type=288"]
+    assert as_it_is_now(argv, drives, {0: "288"}) == as_it_is_now(now, drives, {0: "288"}) == now
+    assert as_it_is_now(argv, [DISK, CD, FLOPPY], {0: "288"}) == argv
+    nothing_is_plugged = hot_plugged(set(), ["virtio-blk-pci"], now)
+    assert nothing_is_plugged == hot_plugged(set(), ["virtio-blk-pci", "floppy"], now) == []
+
+
+def test_floppy_drives_that_were_changed_keep_their_types_and_numbers() -> None:
+    second = Drive(device="floppy1", qdev="", path="/b", format="raw")
+    drives = [second, replace(CD, device="ide1-cd0"), replace(FLOPPY, path="/a")]
+    *_, first, of_second = as_it_is_now(["q", "-M", "pc", "-fdb", "/old"], drives, {0: "288", 1: "144"})[2::2]
+    assert (first, of_second) == (
+        "floppy,unit=1,drive=floppy1,drive-type=144",
+        "floppy,unit=0,drive=floppy0,drive-type=288",
+    )
+    ejected = as_it_is_now(["q", "-M", "q35", "-fda", "/a"], [FLOPPY], {0: "144"})
+    assert ejected[4::2] == ["if=none,id=floppy0", "isa-fdc", "floppy,unit=0,drive=floppy0,drive-type=144"]
+
+
+def test_a_disk_that_was_plugged_in_stands_after_the_drives_that_qemu_makes_by_itself() -> None:
+    argv = ["qemu", "-hda", "/d", "-cdrom", "/one", "-drive", "if=none,id=hd2,file=/b"]
+    named = [replace(DISK, device="ide0-hd0"), replace(CD, device="ide1-cd0", path="/two"), FLOPPY]
+    cd = "file=/two,format=raw,index=2,media=cdrom"
+    floppy = ["-drive", "if=none,id=floppy0"]
+    now = as_it_is_now(argv, [*named, Drive(device="hd2", qdev="x", path="/b", format="raw")], {0: "288"})
+    assert now[:-2] == ["qemu", "-hda", "/d", "-drive", cd, *floppy, *argv[-2:]]
+
+
+ISO = {"driver": "raw", "read-only": True, "file": {"driver": "file", "filename": "two"}}
+
+
+@pytest.mark.parametrize("device", ["ide-cd,id=cd", '{"driver": "ide-cd", "id": "cd"}'])
+def test_a_medium_is_in_a_drive_that_had_none_at_the_start(device: str) -> None:
+    there = Drive(device="", qdev="cd", path="/two", format="raw", node=ISO)
+    first, again = ("medium0", ["q", "-device", device]), ("medium1", ["q", "-blockdev", "null-co,node-name=medium0"])
+    for name, line in (first, (again[0], [*again[1], "-device", device])):
+        *_, with_it, _, node = as_it_is_now(line, [there])
+        assert json.loads(node) == {**ISO, "file": {"driver": "file", "filename": "/two"}, "node-name": name}
+        assert with_it.endswith((f",drive={name}", f'"drive": "{name}"}}'))
+    assert as_it_is_now(["q", "-device", device], [replace(there, path=None)]) == ["q", "-device", device]
+
+
+def test_a_medium_that_was_changed_behind_a_filter_stays_behind_it() -> None:
+    def throttle(path: str) -> dict[str, Any]:
+        return {"driver": "throttle", "node-name": "t", "file": {"driver": "raw", "file": file(path)}}
+
+    def file(path: str) -> dict[str, Any]:
+        return {"driver": "file", "filename": path}
+
+    line = ["q", "-blockdev", json.dumps(throttle("/one")), "-device", "ide-cd,drive=t,id=cd"]
+    there = Drive(device="", qdev="cd", path="/two", format="raw", node=throttle("/two"))
+    assert as_it_is_now(line, [there]) == ["q", *line[3:], "-blockdev", json.dumps(throttle("/two"))]
+    assert as_it_is_now(line, [replace(there, path="/one")]) == line
+    assert as_it_is_now(line, [replace(there, path=None)]) == ["q", "-device", "ide-cd,id=cd"]
 
 
 def test_a_node_that_was_streamed_into_the_one_above_it_is_no_backing_file_any_more() -> None:
@@ -194,11 +256,12 @@ def test_json_in_single_quotes_is_read_as_qemu_reads_it() -> None:
         node.replace("it's", "it\\'s"),
         "-blockdev",
         "{'driver':'file','node-name':'b','filename':'/g/base'}",
+        *("-device", "virtio-blk-pci,drive=n"),
     ]
     assert opened_read_only(argv, {"/g/base"})[4] == json.dumps(
         {"driver": "file", "node-name": "b", "filename": "/g/base", "read-only": True}
     )
-    (_, _, alone) = without_backing_files(argv, {"/g/base"})
+    (_, _, alone, *_) = without_backing_files(argv)
     assert (json.loads(alone)["backing"], json.loads(alone)["file"]["filename"]) == (None, "/g/it's.qcow2")
 
 
@@ -207,10 +270,14 @@ def test_a_flattened_disk_names_no_backing_file() -> None:
     disk = '{"driver":"qcow2","node-name":"d","file":{"driver":"file","filename":"/d"},"backing":"b"}'
     drive = "file=/e,if=virtio,backing.file.filename=/b"
     words = ["q", "-blockdev", BASE, "-blockdev", form, "-blockdev", disk, "-drive", drive, "-device", "x,drive=d"]
-    made = without_backing_files(words, {"/b"})
+    made = without_backing_files(words)
     assert made[:2] == ["q", "-blockdev"]
     assert json.loads(made[2])["backing"] is None
     assert made[3:] == ["-drive", "file=/e,if=virtio", "-device", "x,drive=d"]
+    remote = ["-blockdev", "driver=nbd,node-name=b,path=/s,read-only=on"]
+    assert without_backing_files(["q", *remote, *words[5:]]) == made
+    medium = ["-drive", "file=/e,media=cdrom,backing.file.filename=/b"]
+    assert without_backing_files(["q", *medium]) == ["q", *medium]
 
 
 def test_drives_that_came_or_went_since_the_start_are_not_guessed_at() -> None:

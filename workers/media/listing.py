@@ -36,6 +36,10 @@ DELETED = {
     FileKind.FIRMWARE: checks.files.NEEDED_FILE.remedy,
 }
 """What to do about an image that has no name any more."""
+A_COPY = (
+    "give the guest a plain file that nobody changes: a CD drive takes one while it runs (`blockdev-change-medium`), "
+    "else restart it with that"
+)
 FOLDER_MODE, FILE_MODE = 0o2777, 0o777
 
 
@@ -133,6 +137,9 @@ class _Search:
     def _file(self, named: Named) -> None:
         if named.secret is not None and named.secret in self.secrets:
             self._add_secret(named, self.secrets[named.secret])
+        elif not named.path.startswith("/"):
+            seen = f"{named.path}, a {named.kind} of the guest, is relative to an unknown directory"
+            self.found.checks.append(checks.files.RELATIVE_PATH.found(seen))
         elif named.path not in self.found.files and (not named.optional or Path(named.path).exists()):
             self._add(named.kind, named.path, None, None)
 
@@ -150,7 +157,7 @@ class _Search:
             if kind is FileKind.BACKING:
                 self.found.checks.append(checks.disks.BACKING_FILE.found(seen))
             else:
-                self._against(seen, remedy=None)
+                self._against(seen, remedy=A_COPY)
         else:
             self.found.files[path] = NeededFile(
                 kind=kind,
@@ -178,8 +185,8 @@ class _Search:
             secret=named.secret,
         )
 
-    def _against(self, seen: str, remedy: str | None = checks.files.NEEDED_FILE.remedy) -> None:
-        self.found.checks.append(checks.files.NEEDED_FILE.found(seen, remedy=remedy or ""))
+    def _against(self, seen: str, remedy: str) -> None:
+        self.found.checks.append(checks.files.NEEDED_FILE.found(seen, remedy=remedy))
 
     def _put_back(self, kind: FileKind, path: str) -> str:
         """Only where QEMU has it open is it known where it is."""
@@ -215,13 +222,16 @@ class _Search:
 
 
 def _spread(named: Iterable[Named]) -> Iterator[Named]:
-    """Folders as the files in them."""
+    """Folders as the files in them, and modules for a multiboot kernel (`-initrd "A words,B"`) as each of them."""
     for one in named:
-        if not one.folder:
-            yield one
-        else:
+        if one.folder:
             there = (Path(one.path) / name for name in TLS_FILES)
             yield from (Named(one.kind, str(path)) for path in there if path.exists())
+        elif one.kind is FileKind.KERNEL and not Path(one.path).exists():
+            modules = (piece.replace("\0", ",") for piece in one.path.replace(",,", "\0").split(","))
+            yield from (Named(one.kind, module.partition(" ")[0]) for module in modules)
+        else:
+            yield one
 
 
 def form(kind: FileKind, image_format: str | None, backing: str | None) -> str:

@@ -119,9 +119,8 @@ def _command_line(
     told: Statement, ours: Settings, chain: Chain, places: _Places, files: Mapping[str, str], qemu: str
 ) -> list[str]:
     seen = told.inspection
-    below = {level.path for disk in seen.disks for level in disk.chain}
     argv = destination_command_line(
-        seen.argv if chain == "keep" else without_backing_files(seen.argv, below),
+        seen.argv if chain == "keep" else without_backing_files(seen.argv),
         machine_type=seen.machine_type,
         source_root=told.guest_root,
         destination_root=str(ours.guest_root),

@@ -3,7 +3,7 @@
 import asyncio
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -289,7 +289,8 @@ async def _disks(monitor: Monitor, seen: _Identity, settings: Settings) -> _Pres
         replace(medium, path=seen.started.place(medium.path), chain=_placed_chain(medium.chain, seen))
         for medium in read_only_images(replies)
     ]
-    argv = _with_present_media(seen, drives(replies), named, media)
+    floppies = await present_media.floppy_types(monitor)
+    argv = _with_present_media(seen, drives(replies), named, media, floppies)
     used = nodes_in_use(replies.blockstats)
     argv = present_media.without_left_backing(argv, used)
     unused = present_media.unused_nodes(argv, used)
@@ -328,10 +329,14 @@ def _placed_chain(chain: Sequence[BackingImage], seen: _Identity) -> tuple[Backi
 
 
 def _with_present_media(
-    seen: _Identity, present: Sequence[Drive], disks: Sequence[SourceDisk], media: Sequence[ReadOnlyImage]
+    seen: _Identity,
+    present: Sequence[Drive],
+    disks: Sequence[SourceDisk],
+    media: Sequence[ReadOnlyImage],
+    floppies: Mapping[int, str],
 ) -> list[str]:
     placed = [replace(drive, path=drive.path and seen.started.place(drive.path)) for drive in present]
-    argv = present_media.as_it_is_now(seen.argv, placed)
+    argv = present_media.as_it_is_now(seen.argv, placed, floppies)
     chains = [*(disk.chain for disk in disks), *(medium.chain for medium in media)]
     below = {level.path for chain in chains for level in chain}
     only_read = (below | {medium.path for medium in media}) - {disk.path for disk in disks}
@@ -406,7 +411,7 @@ async def _blockers(monitor: Monitor, argv: list[str]) -> list[Check]:
     found += [checks.machine.QEMU_TOO_OLD.found(f"this QEMU is too old: it has no {name}") for name in missing]
     named, anonymous = await qom.children(monitor, qom.PERIPHERAL), await qom.children(monitor, qom.ANONYMOUS)
     cpus = len(await monitor.query("query-cpus-fast"))
-    return found + topology.hot_plugged(named.keys(), len(anonymous), argv) + topology.unplugged_cpus(cpus, argv)
+    return found + topology.hot_plugged(named.keys(), anonymous.values(), argv) + topology.unplugged_cpus(cpus, argv)
 
 
 def _blocked(reason: str) -> Check:

@@ -15,6 +15,7 @@ from workers.qemu.bitmaps import is_theirs, misses_nothing, never_smaller
 from workers.qemu.json_text import flat, made_up, spelled
 from workers.qemu.monitor import Monitor
 from workers.qemu.needed_files import chain_of
+from workers.qemu.nodes import Tree, tree
 from workers.qemu.options import FILES, FILTERS, IMAGES, Option, parse_command_line
 from workers.qemu.present_media import Drive
 from workers.qemu.refusals import REMOTE
@@ -24,6 +25,8 @@ VIEWS = FILTERS | {"mirror_top"}
 """Nodes through which a disk is seen as it is, the filter of its mirror among them."""
 NOT_MIGRATED = frozenset({"parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc"})
 """QEMU migrates no guest that has one of these open, be it to read (`migrate_add_blocker` in block/*.c, 10.0)."""
+OF_BACKUP = "copy-before-write"
+"""The filter that a backup puts on top of a disk, and takes away at its end."""
 FORMATS = {"raw", "qcow2", "luks"}
 
 
@@ -42,6 +45,8 @@ class _Medium:
     below: tuple[Reply, ...]
     """The nodes below that with the format, from there down to it."""
     path: str
+    tree: Tree
+    """The node that the guest's requests enter, with those below."""
 
     @property
     def image(self) -> Reply:
@@ -104,22 +109,23 @@ def _drive(entry: Reply) -> tuple[str, str]:
 
 def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
     inserted: Reply = entry["inserted"]
-    top = inserted["node-name"]
+    entered = stats
     while inserted["drv"] in VIEWS and stats.get("parent", {}).get("node-name") in nodes:
         ours = inserted["drv"] == "mirror_top"
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
-        top = inserted["node-name"] if ours else top
+        entered = stats if ours else entered
     below = tuple(nodes[name] for name in _names_below(stats) if name in nodes)
     lowest = below[-1] if below else inserted
     return _Medium(
         device=entry.get("device", ""),
         qdev=entry.get("qdev", ""),
-        top=top,
+        top=entered.get("node-name", inserted["node-name"]),
         inserted=inserted,
         file_node=lowest["node-name"] if below or inserted["drv"] in FILES else None,
         below=below,
         path=_path(inserted, lowest),
+        tree=tree(entered, nodes),
     )
 
 
@@ -187,6 +193,7 @@ def drives(replies: Replies) -> tuple[Drive, ...]:
                 qdev=entry.get("qdev", ""),
                 path=None if medium is None else medium.path,
                 format="raw" if image_format == "file" else image_format,
+                node={} if medium is None else medium.tree,
             )
         )
     return tuple(found)
@@ -307,6 +314,9 @@ def _refused(medium: _Medium) -> Iterator[Check]:
             yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
     if _read_only(medium) and driver not in NOT_MIGRATED:
         return  # see `workers.media.listing`
+    if driver == OF_BACKUP:
+        yield checks.disks.BLOCK_JOB.found(f"{medium.shown}: a backup of it is under way")
+        return
     if driver not in FORMATS | FILES:
         yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return

@@ -51,6 +51,8 @@ FILES = words_of("file host_device")
 """Drivers of the node that a format is put on, or none: a device on the bare file sees raw data."""
 FILTERS = words_of("throttle copy-on-read")
 """Drivers of nodes through which a disk is seen as it is."""
+FLOPPIES = words_of("floppy isa-fdc")
+"""Drivers of floppy drives, and of their controller."""
 NETWORKS = words_of("netdev nic net")
 """Options that make a network of the host or a card of the guest."""
 
@@ -102,6 +104,12 @@ class Option:
             tree = {key: value for key, value in self.tree().items() if key not in keys}
             return replace(self, value=json.dumps(tree))
         return replace(self, value=write_options(tuple(pair for pair in self.pairs() if pair[0] not in keys)))
+
+    def having(self, key: str, value: str) -> "Option":
+        """The same, with this besides."""
+        if self.is_json():
+            return replace(self, value=json.dumps({**self.tree(), key: value}))
+        return replace(self, value=f"{self.value},{key}={escape(value)}")
 
     def is_json(self) -> bool:
         """Its argument is one JSON object."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from workers.qemu import boot_cpus, descriptors, forwards, qom
+from workers.qemu import nodes as block_nodes
 from workers.qemu.command_line import device_ids, makes_device, nameless_devices
-from workers.qemu.json_text import flat, made_up, spelled
+from workers.qemu.json_text import flat, spelled
 from workers.qemu.monitor import CommandRefused, Monitor
-from workers.qemu.options import FILES, FILTERS, Option, command_words, parse_command_line, write_options
+from workers.qemu.options import Option, command_words, parse_command_line, write_options
 from workers.qemu.qom import ANONYMOUS, PERIPHERAL
 
 UNATTACHED = "/machine/unattached/"
@@ -30,7 +31,6 @@ DERIVED = frozenset({"cyls", "heads", "secs", "lcyls", "lheads", "lsecs", "romsi
 """Properties that the device finds out for itself."""
 OF_OBJECTS = ("size", "share", "mem-path", "filename", "limits")
 """What has to be said of an object besides its kind and id, where it has it."""
-FORMATS = frozenset({"raw", "qcow2"})
 CPU_PLACE = ("socket-id", "die-id", "module-id", "cluster-id", "core-id", "thread-id")
 _NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)(?:,(.*))?$")
 _LISTENING = re.compile(r"unix:(.+),server=on")
@@ -43,11 +43,12 @@ async def as_it_is_now(monitor: Monitor, argv: Sequence[str]) -> Words:
     argv = await forwards.as_they_are_now(monitor, await _without_unplugged_cpus(monitor, argv))
     guest = _Guest(monitor, argv)
     await guest.look()
+    groups = await guest.groups()
     if not guest.plugged and not guest.gone:
-        return list(argv)
+        return [*argv, *groups]
     kept = await guest.kept()
     added = [word for name in await guest.in_order() for word in await guest.described(name)]
-    return [argv[0], *kept, *added]
+    return [argv[0], *kept, *groups, *added]
 
 
 async def _without_unplugged_cpus(monitor: Monitor, argv: Sequence[str]) -> Sequence[str]:
@@ -76,11 +77,15 @@ class _Guest:
         self.gone: set[str] = set()
 
     async def look(self) -> None:
-        """Which devices came and went; under the id of one that went another may have come."""
-        self.types = await qom.children(self.monitor, PERIPHERAL)
+        """Which devices came and went; under the id of one that went another may have come. Those without an id are
+        called by their paths.
+        """
+        there = await qom.children(self.monitor, PERIPHERAL)
+        nameless = {f"{ANONYMOUS}/{name}": kind for name, kind in (await qom.children(self.monitor, ANONYMOUS)).items()}
+        self.types = there | nameless
         named = device_ids(self.argv)
-        anew = {name for name in named & self.types.keys() if await self._get(name, "hotplugged")}
-        self.plugged, self.gone = (self.types.keys() - named) | anew, (named - self.types.keys()) | anew
+        anew = {name for name in (named & there.keys()) | nameless.keys() if await self._get(name, "hotplugged")}
+        self.plugged, self.gone = (there.keys() - named) | anew, (named - there.keys()) | (anew & named)
 
     async def kept(self) -> Words:
         """The options without those of what is gone. The addresses of what stays do not depend on it any more, and
@@ -105,7 +110,7 @@ class _Guest:
         None: one came or went, and nobody knows which.
         """
         places = nameless_devices(self.options)
-        if len(await qom.children(self.monitor, ANONYMOUS)) != len(places):
+        if sum(name.startswith(ANONYMOUS) for name in self.types.keys() - self.plugged) != len(places):
             return None
         paths = (f"{ANONYMOUS}/device[{number}]" for number in range(len(places)))
         return {place: await self._at(self.options[place], path) for place, path in zip(places, paths, strict=True)}
@@ -114,12 +119,12 @@ class _Guest:
         """A device without an id at its present address; that of a drive with an option of its own."""
         address = await self._address(path)
         if not makes_device(option):
-            return [option if address is None else _with_address(option, address)]
+            return [option if address is None else _at_address(option, address)]
         name, driver = await qom.value(self.monitor, path, "drive"), await qom.value(self.monitor, path, "type")
         kept = tuple((key, value) for key, value in option.pairs() if key not in {"if", "index", "id"})
         drive = Option(word=option.word, value=write_options((*kept, ("if", "none"), ("id", name))))
         device = Option(word="-device", value=f"{driver},drive={name}")
-        return [drive, device if address is None else _with_address(device, address)]
+        return [drive, device if address is None else _at_address(device, address)]
 
     async def _address(self, path: str) -> str | None:
         """Of a PCI device that has none on its command line."""
@@ -149,20 +154,20 @@ class _Guest:
         address = (await self._properties(name)).get("addr")
         if not isinstance(address, str):
             return option
-        return _with_address(option, address)
+        return _at_address(option, address)
 
     async def in_order(self) -> list[str]:
         """What came, each after the device whose bus it is on."""
         depth = {name: len(await self._parents(name)) for name in self.plugged}
-        return sorted(self.plugged, key=lambda name: (depth[name], name))
+        return sorted(self.plugged, key=lambda name: (depth[name], len(name), name))
 
     async def _parents(self, name: str) -> list[str]:
         """The plugged devices that carry it."""
         found: list[str] = []
         while True:
             bus = str(await self._get(name, "parent_bus") or "")
-            parent = bus.removeprefix(PERIPHERAL + "/").partition("/")[0]
-            if parent not in self.plugged or parent in found:
+            parent = next((each for each in self.plugged if bus.startswith(f"{_path(each)}/")), None)
+            if parent is None or parent in found:
                 return found
             found.append(parent)
             name = parent
@@ -185,7 +190,8 @@ class _Guest:
             if not words:
                 return []
             behind += words
-        return [*behind, "-device", json.dumps({"driver": driver, "id": name, **properties})]
+        identity = {"driver": driver} if name.startswith(ANONYMOUS) else {"driver": driver, "id": name}
+        return [*behind, "-device", json.dumps(identity | properties)]
 
     def _parts(self) -> dict[str, tuple[tuple[str, ...], Callable[[str], Awaitable[Words]]]]:
         """{property: (options that make what it names, who tells of it)}."""
@@ -196,11 +202,11 @@ class _Guest:
     async def _stick(self, name: str) -> Any:
         """The drive of a USB stick, which has handed it to the SCSI disk in it."""
         drives = (str(entry.get("qdev")) for entry in await self.monitor.query("query-block"))
-        disk = next((path for path in drives if path.startswith(f"{PERIPHERAL}/{name}/")), "")
+        disk = next((path for path in drives if path.startswith(f"{_path(name)}/")), "")
         return await qom.value(self.monitor, disk, "drive")
 
     async def _get(self, name: str, key: str) -> Any:
-        return await qom.value(self.monitor, f"{PERIPHERAL}/{name}", key)
+        return await qom.value(self.monitor, _path(name), key)
 
     async def _properties(self, name: str) -> dict[str, Any]:
         """Those that are not by default, and its place."""
@@ -222,7 +228,7 @@ class _Guest:
     async def _cpu(self, name: str) -> dict[str, Any]:
         """Only its place: all CPUs are of one model."""
         for slot in await self.monitor.query("query-hotpluggable-cpus"):
-            if slot.get("qom-path") == f"{PERIPHERAL}/{name}":
+            if slot.get("qom-path") == _path(name):
                 return {key: slot["props"][key] for key in CPU_PLACE if key in slot["props"]}
         return {}
 
@@ -231,19 +237,19 @@ class _Guest:
         nodes = {node["node-name"]: node for node in await self.monitor.query("query-named-block-nodes", flat=True)}
         chains = {stats["node-name"]: stats for stats in await self.monitor.query("query-blockstats", query_nodes=True)}
         if drive in nodes:
-            tree = _tree(drive, nodes, chains)
-            return [*await self._groups(tree), "-blockdev", json.dumps(tree)] if tree else []
+            tree = block_nodes.tree(chains[drive], nodes)
+            return ["-blockdev", json.dumps(tree)] if tree else []
         for entry in await self.monitor.query("query-block"):
             if entry["device"] == drive and "inserted" in entry:
-                tree = _tree(entry["inserted"]["node-name"], nodes, chains)
-                return [*await self._groups(tree), "-drive", _drive(drive, tree)] if tree else []
+                tree = block_nodes.tree(chains[entry["inserted"]["node-name"]], nodes)
+                return ["-drive", _drive(drive, tree)] if tree else []
         return []
 
-    async def _groups(self, tree: Mapping[str, Any]) -> Words:
-        """The throttle groups of a node and of those below it."""
-        groups = [str(value) for key, value in flat(tree) if key.rpartition(".")[2] == "throttle-group"]
-        new = [group for group in groups if ("object", group) not in self.known]
-        return [word for group in new for word in await self._object(group)]
+    async def groups(self) -> Words:
+        """The throttle groups that came."""
+        there = (await qom.children(self.monitor, qom.OBJECTS)).items()
+        came = [name for name, kind in there if kind == "throttle-group" and ("object", name) not in self.known]
+        return [word for name in came for word in await self._object(name)]
 
     async def _networks(self) -> list[tuple[str, str, dict[str, str]]]:
         """(id, kind, what is said of it) of every network and NIC."""
@@ -304,42 +310,16 @@ class _Guest:
         return ["-object", json.dumps({"qom-type": kind, "id": name, **found})]
 
 
+def _path(name: str) -> str:
+    return name if name.startswith(ANONYMOUS) else f"{PERIPHERAL}/{name}"
+
+
 def _id(option: Option) -> str | None:
     return option.get("node-name") if option.name == "blockdev" else option.get("id")
 
 
-def _with_address(option: Option, address: str) -> Option:
-    if option.get("addr") is not None:
-        return option
-    if option.is_json():
-        return Option(word=option.word, value=json.dumps({**option.tree(), "addr": address}))
-    return Option(word=option.word, value=f"{option.value},addr={address}")
-
-
-def _tree(name: str, nodes: Mapping[str, Any], chains: Mapping[str, Any]) -> dict[str, Any]:
-    """A node and those below it as `-blockdev` takes them; empty if one is of a kind that is not known here.
-
-    QEMU does not tell whether a node discards: it does, so that a thin image stays thin.
-    """
-    node, below = nodes[name], chains.get(name, {}).get("parent", {}).get("node-name", "")
-    driver, cache = str(node["drv"]), node["cache"]
-    tree: dict[str, Any] = {
-        "driver": driver,
-        **({} if name.startswith("#") else {"node-name": name}),
-        "read-only": node["ro"],
-        "cache": {"direct": cache["direct"], "no-flush": cache["no-flush"]},
-        "discard": "unmap",
-    }
-    if node["detect_zeroes"] != "off":
-        tree["detect-zeroes"] = node["detect_zeroes"]
-    if driver in FILES:
-        return {**tree, "filename": node["image"]["filename"]}
-    if driver not in FORMATS | FILTERS or below not in nodes:
-        return {}
-    if driver == "throttle":
-        tree["throttle-group"] = made_up(node["image"]["filename"])["throttle-group"]
-    child = _tree(below, nodes, chains)
-    return {**tree, "file": child} if child else {}
+def _at_address(option: Option, address: str) -> Option:
+    return option if option.get("addr") is not None else option.having("addr", address)
 
 
 def _drive(name: str, tree: Mapping[str, Any]) -> str:

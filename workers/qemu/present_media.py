@@ -7,12 +7,16 @@ that of the command line; `-blockdev` by the device that uses its node.
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
+from types import MappingProxyType
 from typing import Any
 
 from workers.qemu import qom
 from workers.qemu.command_line import nameless_devices
 from workers.qemu.image_options import OF_QCOW2, OF_RAW
+from workers.qemu.monitor import Monitor
+from workers.qemu.nodes import Tree, on
 from workers.qemu.options import (
     FILES,
     FILTERS,
@@ -27,10 +31,11 @@ from workers.qemu.options import (
     write_options,
 )
 
-DEFAULT_CDS = words_of("ide1-cd0 ide2-cd0")
-"""Names of the CD drive that QEMU makes by itself on pc and q35 (`default_drive` in system/vl.c)."""
+CD, FLOPPY = (Option(word="-drive", value=value) for value in ("index=2,media=cdrom", "index=0,if=floppy"))
+MADE_BY_ITSELF = {"ide1-cd0": CD, "ide2-cd0": CD, "floppy0": FLOPPY}
+"""Drives that QEMU makes by itself on pc and q35 (`default_drive` in system/vl.c)."""
 INSTEAD_OF_CD = words_of("ide-cd ide-hd scsi-cd scsi-hd")
-"""With one of these devices on its command line it makes none (`default_list` there)."""
+"""With one of these devices on its command line it makes no CD drive (`default_list` there)."""
 OF_ANY_NODE = words_of("node-name read-only auto-read-only discard detect-zeroes cache force-share")
 """What a node has whatever it is, and keeps when it becomes another one."""
 
@@ -47,35 +52,83 @@ class Drive:
     path: str | None
     """None: nothing is in it."""
     format: str
+    node: Tree = field(default_factory=dict)
+    """What is in it, as `-blockdev` takes it; empty if that cannot be told."""
 
 
-def as_it_is_now(argv: Sequence[str], drives: Sequence[Drive]) -> list[str]:
-    """The command line; options whose medium has not changed stay as they are written."""
+def as_it_is_now(
+    argv: Sequence[str], drives: Sequence[Drive], floppies: Mapping[int, str] = MappingProxyType({})
+) -> list[str]:
+    """The command line; options whose medium has not changed stay as they are written.
+
+    `floppies` are the types of floppy drives by their numbers.
+    """
+    said = parse_command_line(argv)
     named = [drive for drive in drives if drive.device]
-    options = _with_drives(_with_default_cd(list(parse_command_line(argv)), named), named)
+    options = _with_drives(_with_default_drives(list(said), named), named)
     for drive in drives:
         if not drive.device:
             options = _with_node(options, drive)
-    return [argv[0], *command_words(options)]
+    return [argv[0], *command_words(options if options == list(said) else _with_floppies(options, floppies))]
 
 
-def _with_default_cd(options: list[Option], named: Sequence[Drive]) -> list[Option]:
-    """With the CD drive that QEMU makes by itself, where something is in it, or where QEMU would not make it: since the
-    start a disk was plugged in that would have kept it from that.
+async def floppy_types(monitor: Monitor) -> dict[int, str]:
+    """{number of a floppy drive: its type} of all that the guest has."""
+    paths = [str(entry.get("qdev")) for entry in await monitor.query("query-block") if entry.get("removable")]
+    types = {path: await qom.value(monitor, path, "drive-type") for path in paths}
+    return {await qom.value(monitor, path, "unit"): str(kind) for path, kind in types.items() if kind is not None}
+
+
+def _with_default_drives(options: list[Option], named: Sequence[Drive]) -> list[Option]:
+    """With the drives that QEMU makes by itself, after those of its command line: where something is in one, where
+    QEMU would not make it, since a disk was plugged in that would have kept it from that, where drives came since,
+    or where a floppy drive is among them (`_with_floppies`).
     """
-    place = next((at for at, drive in enumerate(named) if drive.device in DEFAULT_CDS), None)
-    if place is None or any(_is_a_cd(spelled_out(option)) for option in options):
-        return options
-    if named[place].path is None and not any(option.driver in INSTEAD_OF_CD for option in options):
-        return options
-    drives = [at for at, option in enumerate(options) if spelled_out(option).name == "drive"]
-    at = drives[place] if place < len(drives) else len(options)
-    return [*options[:at], Option(word="-drive", value="index=2,media=cdrom"), *options[at:]]
+    made = {at: option for at, drive in enumerate(named) if (option := _made_by_itself(drive, options)) is not None}
+    no_cd = any(option.driver in INSTEAD_OF_CD for option in options)
+    needed = any(named[at].path is not None or (option is CD and no_cd) for at, option in made.items())
+    between = any(at < len(named) - len(made) for at in made)
+    beside = any(spelled_out(option).get("if") == "floppy" for option in options)
+    for place in made if needed or between or beside else ():
+        drives = [at for at, option in enumerate(options) if spelled_out(option).name == "drive"]
+        at = drives[place] if place < len(drives) else len(options)
+        options = [*options[:at], made[place], *options[at:]]
+    return options
 
 
-def _is_a_cd(option: Option) -> bool:
+def _with_floppies(options: Sequence[Option], types: Mapping[int, str]) -> list[Option]:
+    """With floppy drives of the types that they have. QEMU makes one that fits what is in it at the start, and takes a
+    type for no `-drive if=floppy` (`fdtypeA` of the controller changes nothing, 10.0.2).
+    """
+    made, devices = list(options), dict[int, Option]()
+    for place, option in enumerate(options):
+        drive = spelled_out(option)
+        if drive.name != "drive" or drive.get("if") != "floppy":
+            continue
+        number = int(drive.get("index") or min({0, 1} - devices.keys()))
+        name = drive.get("id") or f"floppy{number}"
+        kept = tuple(pair for pair in drive.pairs() if pair[0] not in {"if", "index", "id"})
+        made[place] = Option(word="-drive", value=write_options((*kept, ("if", "none"), ("id", name))))
+        said = f"floppy,unit={number},drive={name},drive-type={types[number]}"
+        devices[number] = Option(word="-device", value=said)
+    if devices and any(option.name in {"machine", "M"} and "q35" in (option.value or "") for option in options):
+        made.append(Option(word="-device", value="isa-fdc"))  # it has one only for drives with `if=floppy`
+    return [*made, *devices.values()]
+
+
+def _made_by_itself(drive: Drive, options: Sequence[Option]) -> Option | None:
+    made = MADE_BY_ITSELF.get(drive.device)
+    if made is None or any(_may_be(drive.device, spelled_out(option), made) for option in options):
+        return None
+    return made
+
+
+def _may_be(name: str, option: Option, made: Option) -> bool:
     """A drive of the command line that QEMU may call as it calls the one that it makes by itself."""
-    return option.name == "drive" and option.get("media") == "cdrom" and option.get("id") is None
+    if option.name != "drive" or option.get("id") is not None:
+        return option.name == "drive" and option.get("id") == name
+    (_, index), (key, value) = made.pairs()
+    return option.get(str(key)) == value and option.get("index") in {None, index}
 
 
 def _with_drives(options: list[Option], named: Sequence[Drive]) -> list[Option]:
@@ -122,18 +175,35 @@ def _of_image(key: str, of_format: Collection[str]) -> bool:
 
 def _with_node(options: list[Option], drive: Drive) -> list[Option]:
     device = _device(options, drive.qdev)
-    node = device.get("drive") if device is not None else None
-    nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
-    if device is None or node not in nodes or nodes[node].get("driver") in FILTERS:
+    if device is None:
         return options
-    below = _below(nodes[node], nodes)
-    if not _is_changed([nodes[node], *below], drive.path):
+    name = device.get("drive")
+    nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
+    said = list(_chain(name, nodes))
+    if (name is not None and not said) or not _is_changed(said, drive.path):
         return options
     if drive.path is None:
-        gone = [nodes[node], *below]
-        return [one.without("drive") if one is device else one for one in options if one not in gone]
-    made = _node(nodes[node], below, drive)
-    return [made if one is nodes[node] else one for one in options if one not in below]
+        return [one.without("drive") if one is device else one for one in options if one not in said]
+    if said and said[0].get("driver") not in FILTERS:
+        made = _node(said[0], said[1:], drive)
+        return [made if one is said[0] else one for one in options if one not in said[1:]]
+    return _with_node_as_it_is(options, device, said, drive) if drive.node else options
+
+
+def _with_node_as_it_is(
+    options: Sequence[Option], device: Option, said: Sequence[Option], drive: Drive
+) -> list[Option]:
+    """Where the device had nothing in it at the start, or a filter before its image."""
+    name = device.get("drive") or drive.node.get("node-name") or _free_name(options)
+    made = json.dumps({**on(drive.node, str(drive.path)), "node-name": name})
+    with_it = device if said else device.having("drive", name)
+    kept = [with_it if one is device else one for one in options if one not in said]
+    return [*kept, Option(word="-blockdev", value=made)]
+
+
+def _free_name(options: Sequence[Option]) -> str:
+    taken = {option.get("node-name") for option in options}
+    return next(name for number in count() if (name := f"medium{number}") not in taken)
 
 
 def _device(options: Sequence[Option], qdev: str) -> Option | None:
@@ -159,10 +229,11 @@ def _file(node: Option, nodes: Mapping[str | None, Option]) -> str | None:
     return _file(nodes[file], nodes) if file in nodes else None
 
 
-def _below(node: Option, nodes: Mapping[str | None, Option]) -> list[Option]:
-    """The node of its file, where that has an option of its own."""
-    file = node.tree().get("file") if node.is_json() else node.get("file")
-    return [nodes[file]] if isinstance(file, str) and file in nodes else []
+def _chain(name: str | None, nodes: Mapping[str | None, Option]) -> Iterator[Option]:
+    """The options of the node of this name, and of those below it that have options of their own."""
+    while name in nodes:
+        yield (node := nodes[name])
+        name = next((value for key, value in node.leaves() if key == "file"), None)
 
 
 def _node(node: Option, below: Sequence[Option], drive: Drive) -> Option:
@@ -251,26 +322,20 @@ def _without(tree: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def without_backing_files(argv: Sequence[str], paths: Collection[str]) -> list[str]:
-    """The command line without the nodes of these files: each image holds all by itself."""
-    options = parse_command_line(argv)
-    nodes = {option.get("node-name"): option for option in options if option.name == "blockdev"}
-    gone = {name for name, node in nodes.items() if _file(node, nodes) in paths}
-    kept = [
-        _alone(option, gone) for option in options if option.name != "blockdev" or option.get("node-name") not in gone
-    ]
-    return [argv[0], *command_words(kept)]
+def without_backing_files(argv: Sequence[str]) -> list[str]:
+    """The command line with disks that hold all by themselves, without the nodes of their backing files."""
+    unused = unused_nodes(argv, ())
+    alone = [argv[0], *command_words(_alone(option) for option in parse_command_line(argv))]
+    gone = [option for option in unused_nodes(alone, ()) if option not in unused]
+    return [argv[0], *command_words(option for option in parse_command_line(alone) if option not in gone)]
 
 
-def _alone(option: Option, gone: Collection[str | None]) -> Option:
-    if option.name not in IMAGES:
+def _alone(option: Option) -> Option:
+    if option.name not in IMAGES or option.read_only:
         return option
     if not option.is_json():
         pairs = option.pairs()
         kept = tuple(pair for pair in pairs if pair[0] != "backing" and not (pair[0] or "").startswith("backing."))
         return option if kept == pairs else replace(option, value=write_options(kept))
     tree = option.tree()
-    backing = tree.get("backing")
-    if backing is None or (isinstance(backing, str) and backing not in gone):
-        return option
-    return replace(option, value=json.dumps({**tree, "backing": None}))
+    return option if tree.get("backing") is None else replace(option, value=json.dumps({**tree, "backing": None}))

@@ -15,7 +15,7 @@ from models.preflight import Check
 from workers.preflight import checks
 from workers.qemu import boot_cpus
 from workers.qemu.command_line import device_ids, nameless_devices
-from workers.qemu.options import parse_command_line
+from workers.qemu.options import FLOPPIES, parse_command_line
 
 Reply = Mapping[str, Any]
 
@@ -215,19 +215,23 @@ def unplugged_cpus(present: int, argv: Sequence[str]) -> list[Check]:
     return [checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the CPUs that it has now")]
 
 
-def hot_plugged(present: Set[str], anonymous: int, argv: Sequence[str]) -> list[Check]:
+def hot_plugged(present: Set[str], anonymous: Iterable[str], argv: Sequence[str]) -> list[Check]:
     """Devices that came or went since the start, which the command line would not rebuild: by the ids of those that
-    have one, and by how many have none.
+    have one, and by how many have none (`anonymous`: their drivers).
 
-    QEMU never notices an extra device at the destination, so one that was unplugged counts as well.
+    QEMU never notices an extra device at the destination, so one that was unplugged counts as well. Floppy drives
+    cannot be plugged, and stand there where QEMU has made them by itself (`present_media`).
     """
-    named, expected = device_ids(argv), len(nameless_devices(parse_command_line(argv)))
+    options = parse_command_line(argv)
+    made = [options[place].driver for place in nameless_devices(options)]
+    named = device_ids(argv)
+    there, expected = (sum(driver not in FLOPPIES for driver in drivers) for drivers in (anonymous, made))
     plugged = {name: f"device {name} was plugged in while the guest ran" for name in sorted(present - named)}
     unplugged = {name: f"device {name} was unplugged while the guest ran" for name in sorted(named - present)}
     found = [checks.machine.HOT_PLUGGED.found(seen, remedy="unplug it") for seen in plugged.values()]
     found += [checks.machine.HOT_PLUGGED.found(seen, remedy="plug it in again") for seen in unplugged.values()]
-    if anonymous != expected:
-        seen = f"{anonymous} devices without an id where the command line makes {expected}: some came or went since"
+    if there != expected:
+        seen = f"{there} devices without an id where the command line makes {expected}: some came or went since"
         found.append(
             checks.machine.HOT_PLUGGED.found(seen, remedy="start the guest anew with the devices that it has now")
         )

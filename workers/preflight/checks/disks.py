@@ -88,7 +88,7 @@ SHARED_IMAGE = Kind(name="shared-image", what="one image that several disks writ
 IMAGE_NOT_NAMED = Kind(
     name="image-not-named",
     what="an image that was changed while the guest ran",
-    remedy="it was changed while the guest ran: eject it if it is a floppy, else restart the guest on it first",
+    remedy="it was changed while the guest ran: restart the guest on it first",
 )
 HANDED_IMAGE = Kind(
     name="handed-image",

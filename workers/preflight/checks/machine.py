@@ -117,13 +117,8 @@ OTHER_MACHINE = Kind(
     side="destination",
     remedy="let both hosts have the same QEMU, or restart the guest with what both have",
 )
-CHANGED_SINCE = (
-    "unplug what was plugged in since its start, plug in what was unplugged, put back what was in its floppy drives, "
-    "or restart the guest"
-)
-"""Where both hosts have the same QEMU, what differs came or went while the guest ran. A floppy drive is of the type of
-what was in it at the start.
-"""
+CHANGED_SINCE = "unplug what was plugged in since its start, plug in what was unplugged, or restart the guest"
+"""Where both hosts have the same QEMU, what differs came or went while the guest ran."""
 DOES_NOT_START = Kind(
     name="does-not-start",
     what="a command line that the destination's QEMU does not start with; a dry run tries it",

@@ -536,6 +536,23 @@ def test_a_file_that_is_gone_or_a_folder_below_the_guest_root_is_told(hosts: Hos
     assert {(folder.path, folder.mode) for folder in found.folders.values()} == {(str(root / "run"), 0o750)}
 
 
+def test_modules_for_a_multiboot_kernel_are_files_of_their_own(hosts: Hosts) -> None:
+    root = hosts.folder / "two"
+    names = [f"{root}/{name}" for name in ("vmlinuz", "init,rd", "a,b c")]
+    for name in names:
+        Path(name).write_bytes(b"x")
+    me = process(os.getpid())
+    assert me is not None
+
+    def found(initrd: str) -> listing.Listing:
+        return listing.listed(["qemu", "-initrd", initrd], me, (), (), (), hosts.ours, "keep")
+
+    assert [*found(f"{names[0]} console=hvc0,{root}/init,,rd").files] == names[:2]
+    assert [*found(names[2]).files] == names[2:]  # one file, whatever is in its name
+    [against] = found(f"{names[0]} quiet,initrd.img").checks
+    assert "initrd.img, a kernel of the guest, is relative to an unknown directory" in against.sentence
+
+
 def test_firmware_that_was_replaced_under_the_guest_is_warned_of_and_a_medium_refused(hosts: Hosts) -> None:
     me = process(os.getpid())
     assert me is not None

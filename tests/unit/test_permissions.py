@@ -24,7 +24,7 @@ def found(*more: str, images: tuple[str, ...] = (), ours: Settings | None = None
     [
         "-netdev tap,id=n,ifname=t0",
         "-netdev tap,id=n,script=no,downscript=no",
-        "-netdev user,id=n,hostfwd=tcp::2222-:22",
+        "-netdev user,id=n,hostfwd=tcp::2222-:22,bootfile=/pxelinux.0",
         "-netdev bridge,id=n,br=br0",
         "-serial mon:unix:/srv/guests/web/serial,server=on",
         "-chardev socket,id=c,path=agent,abstract=on,server=on",

@@ -37,7 +37,9 @@ PLAIN = words_of("pidfile kernel initrd shim dtb bios L D mem-path")
 GUEST_TEXT = words_of("append name uuid cpu")
 """Options never relocated: what looks like a path in them is text for the guest."""
 
-GUEST_KEYS = words_of("serial string value id vendor product model version asset sku family manufacturer hostname")
+GUEST_KEYS = words_of(
+    "serial string value id vendor product model version asset sku family manufacturer hostname bootfile"
+)
 """Keys never relocated, for the same reason: a disk's serial number may begin with a slash."""
 
 MONITORS = words_of("monitor qmp qmp-pretty")

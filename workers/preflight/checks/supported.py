@@ -13,7 +13,7 @@ class Supported:
 
 MOVED = (
     Supported(
-        what="raw and qcow2 images on virtio-blk, virtio-scsi, SATA, IDE and USB",
+        what="raw and qcow2 images on virtio-blk, virtio-scsi, SATA, IDE and USB, and floppies",
         how="mirrored while the guest runs; size, cluster size and further options of the format are kept",
     ),
     Supported(
@@ -22,7 +22,8 @@ MOVED = (
         "secret, also one that stands on the command line (`-object secret,data=`): it is a file of mode 0600 there",
     ),
     Supported(
-        what="read-only media, firmware, kernel, initrd, `-fw_cfg`, SMBIOS and ACPI tables, option ROMs, secrets",
+        what="read-only media, firmware, kernel, initrd (all that a multiboot kernel has), `-fw_cfg`, SMBIOS and ACPI "
+        "tables, option ROMs, secrets",
         how="what is there and equal is used, what is missing is copied first; what is in a drive now counts",
     ),
     Supported(

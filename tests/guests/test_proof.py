@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -17,15 +19,19 @@ from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Guest, guests, image
 from workers.disks import pace
 from workers.disks.pace import RateLimiter
-from workers.proof import answering
+from workers.process.processes import process
+from workers.proof import answering, reading
 from workers.proof.answering import Parameters
 from workers.proof.comparing import Comparison, Peer, joined
 from workers.qemu import nbd, written
+from workers.qemu.disks import source_disks
 from workers.qemu.monitor import connect
 from workers.qemu.nbd import ALLOCATION
+from workers.step import Context
 from workers.streams import local
 
 SIZE_MIB = 48
+PIECE = 64 << 10
 OURS = written.name(7, "nonce")
 NODES = {0: "d0", 1: "d1"}
 
@@ -211,3 +217,36 @@ def test_adjacent_places_are_told_as_one() -> None:
         Range(offset=12288, length=10),
     ]
     assert list(joined([])) == []
+
+
+def test_encrypted_images_and_one_behind_a_link_are_read_as_their_guest_read_them(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("y")
+    secrets = ["-object", "secret,id=s,data=x", "-object", f"secret,id=t,file={tmp_path}/key"]
+    argv = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off", *secrets]
+    for name, fmt, prefix, key in (("a", "luks", "", "s"), ("b", "qcow2", "encrypt.", "t")):
+        options = f"{prefix}key-secret={key},{prefix}iter-time=10" + (f",{prefix}format=luks" if prefix else "")
+        image(tmp_path / name, fmt, "1M", *(word.replace("-object", "--object") for word in secrets), "-o", options)
+        of_file = f"file.driver=file,file.filename={tmp_path}/{name},file.locking=off"
+        argv += ["-drive", f"driver={fmt},{of_file},{prefix}key-secret={key},if=none,id={name}"]
+        argv += ["-device", f"virtio-blk-pci,drive={name}"]
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
+    (tmp_path / "b").symlink_to("elsewhere")
+    folder = SimpleNamespace(path=tmp_path / "job", mark=str, log=lambda _: tmp_path / "log")
+    folder.path.mkdir()
+    with guests() as start:
+        guest = start(argv, tmp_path / "q")
+        for name in "ab":
+            guest("human-monitor-command", command_line=f'qemu-io {name} "write -P 7 64k 64k"')
+        alive = process(guest.process.pid)
+        source = SimpleNamespace(disks=source_disks(guest.block()), argv=argv)
+        job = SimpleNamespace(
+            directory=folder, source=source, source_alive=True, source_process=alive, guard=lambda: None
+        )
+        read = asyncio.run(_read(cast("Context", job)))
+        assert read == [bytes([7]) * PIECE] * 2
+        assert list(folder.path.iterdir()) == []
+
+
+async def _read(ctx: Context) -> list[bytes]:
+    async with reading.images(ctx) as found:
+        return [await export.read(PIECE, PIECE) for export in found.values()]

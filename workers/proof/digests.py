@@ -21,14 +21,14 @@ class Segment:
 
 async def segment(export: Export, offset: int, length: int, block: int) -> Segment:
     """The digests of a range. Errors as for `Export`."""
-    content, read = bytearray(length), 0
-    for extent in await export.extents(ALLOCATION, offset, length):
-        if not extent.is_zero:
-            begin = extent.offset - offset
-            content[begin : begin + extent.length] = await export.read(extent.offset, extent.length)
-            read += extent.length
-    if not read:
+    there = [extent for extent in await export.extents(ALLOCATION, offset, length) if not extent.is_zero]
+    if not there:
         return Segment(digests=("",) * -(-length // block), read_bytes=0)
+    content = bytearray(length)
+    for extent in there:
+        begin = extent.offset - offset
+        content[begin : begin + extent.length] = await export.read(extent.offset, extent.length)
+    read = sum(extent.length for extent in there)
     return Segment(digests=await asyncio.to_thread(_digests, bytes(content), block), read_bytes=read)
 
 

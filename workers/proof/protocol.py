@@ -6,6 +6,8 @@ from models.contracts import Many, Versioned
 
 SEGMENT_BYTES = 4 << 20
 """What is asked for at once."""
+HOLE_BYTES = 32 << 20
+"""Likewise where the source has nothing. A QEMU reads no more at once."""
 BLOCK_BYTES = 1 << 16
 """What one digest is of."""
 PIECE_BYTES = 1 << 12

@@ -1,5 +1,6 @@
 """The source's images are read through a storage daemon, which knows their formats. Nobody writes to them any more."""
 
+import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
@@ -12,8 +13,9 @@ from workers import files
 from workers.disks.nbd_server import PROGRAM
 from workers.guest.qmp_ready import monitor_ready
 from workers.images import retention
+from workers.preflight import live_command_line
 from workers.process import processes
-from workers.qemu import nbd
+from workers.qemu import inline_secrets, nbd, nodes
 from workers.qemu.nbd import ALLOCATION, Export
 from workers.step import Context
 from workers.storage import devices
@@ -44,6 +46,7 @@ async def images(ctx: Context) -> AsyncIterator[dict[int, Export]]:
     try:
         with ExitStack() as opened:
             numbers = list[int]()
+            argv += await asyncio.to_thread(_keys, ctx)
             for disk in ctx.source.disks:
                 argv += _offered(ctx, disk, opened, numbers)
             ctx.guard()
@@ -62,8 +65,24 @@ async def images(ctx: Context) -> AsyncIterator[dict[int, Export]]:
 async def stop(ctx: Context) -> None:
     """End it. Not there: fine."""
     await processes.end_all(ctx.directory.mark(ROLE))  # it holds nothing
-    for left in ("reader.nbd", "reader.qmp"):
-        (ctx.directory.path / left).unlink(missing_ok=True)
+    for left in ctx.directory.path.glob("reader.*"):
+        if left.name in {"reader.nbd", "reader.qmp"} or left.suffix == ".secret":
+            left.unlink(missing_ok=True)
+
+
+def _keys(ctx: Context) -> list[str]:
+    """The options for the secrets that open encrypted disks. What stands on the guest's command line itself, which is
+    known as long as its QEMU is there, is in files for this time.
+    """
+    argv = list(ctx.source.argv)
+    if ctx.source_alive:
+        live, place = live_command_line.read(ctx.source_process).argv, str(ctx.directory.path / ROLE)
+        argv = inline_secrets.in_files(live, place)
+        for name, content in inline_secrets.contents(live).items():
+            with os.fdopen(files.private(Path(inline_secrets.file_of(place, name)), os.O_WRONLY), "wb") as file:
+                file.write(content)
+    needed = [disk.key_secret for disk in ctx.source.disks if disk.key_secret is not None]
+    return list(dict.fromkeys(word for name in needed for word in inline_secrets.objects(argv, name)))
 
 
 def _name(disk: SourceDisk) -> str:
@@ -83,13 +102,14 @@ def _node(ctx: Context, disk: SourceDisk, opened: ExitStack, numbers: list[int])
     below: dict[str, Any] | None = None
     for level in reversed(disk.chain):
         below = _format(level.format, files.followed(Path(level.path)), below, opened, numbers)
-    path = devices.real(Path(disk.path)) if disk.block_device else retention.now_at(ctx, Path(disk.path))
+    kept = retention.now_at(ctx, Path(disk.path))
+    path = devices.real(Path(disk.path)) if disk.block_device else files.followed(kept)
     node = _format(disk.format, path, below, opened, numbers)
     if disk.block_device:
         node["file"]["driver"] = "host_device"
         if disk.format == "raw":
             node["size"] = disk.virtual_size_bytes
-    return node
+    return node | nodes.key(disk.format, disk.key_secret)
 
 
 def _format(
@@ -99,4 +119,4 @@ def _format(
     opened.callback(os.close, number)
     numbers.append(number)
     node: dict[str, Any] = {"driver": driver, "file": {"driver": "file", "filename": f"/proc/self/fd/{number}"}}
-    return node if driver == "raw" else {**node, "backing": below}
+    return {**node, "backing": below} if driver == "qcow2" else node

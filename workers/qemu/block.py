@@ -13,6 +13,7 @@ from drover.errors import Transient
 from models.plain import GRANULARITY
 from workers.qemu import drives, qom
 from workers.qemu.monitor import Monitor
+from workers.qemu.nodes import key
 
 Sync = Literal["full", "top", "none"]
 
@@ -303,9 +304,7 @@ async def export(monitor: Monitor, image: ExportedImage) -> None:
     )
     if image.device and image.format == "raw":
         below["size"] = image.size_bytes
-    if image.key_secret is not None:
-        key = {"key-secret": image.key_secret}
-        below |= key if image.format == "luks" else {"encrypt": {"format": "luks", **key}}
+    below |= key(image.format, image.key_secret)
     await monitor.execute(
         "blockdev-add",
         driver=image.format,

@@ -35,9 +35,15 @@ def tree(stats: Mapping[str, Any], nodes: Mapping[str, Any]) -> Tree:
     if driver not in FORMATS | FILTERS:
         return {}
     if driver == "throttle":
-        made["throttle-group"] = made_up(node["image"]["filename"])["throttle-group"]
+        made["throttle-group"] = made_up(node["image"]["filename"]).get("throttle-group")
     below = tree(stats.get("parent", {}), nodes)
     return {**made, "file": below} if below else {}
+
+
+def key(image_format: str, secret: str | None) -> dict[str, Any]:
+    """What opens an encrypted image, beside its other options."""
+    named = {"key-secret": secret}
+    return {} if secret is None else named if image_format == "luks" else {"encrypt": {"format": "luks", **named}}
 
 
 def on(node: Tree, path: str) -> Tree:

@@ -108,11 +108,15 @@ def test_the_cd_drive_that_qemu_makes_by_itself_is_written_out_where_it_would_be
     assert as_it_is_now(argv, [DISK, replace(CD, path=cd)]) == [*argv, *added]
 
 
+def floppy(unit: int, kind: str) -> str:
+    return json.dumps({"driver": "floppy", "unit": unit, "drive": f"floppy{unit}", "drive-type": kind})
+
+
 def test_a_floppy_in_the_drive_that_qemu_makes_by_itself_is_in_a_drive_of_the_same_type() -> None:
     argv = ["qemu", "-drive", "file=/d,if=virtio,format=raw"]
     drives = [DISK, CD, replace(FLOPPY, path="/f")]
     put_in = ["-drive", "index=2,media=cdrom", "-drive", "file=/f,format=raw,if=none,id=floppy0"]
-    now = [*argv, *put_in, "-device", "floppy,unit=0,drive=floppy0,drive-type=288"]
+    now = [*argv, *put_in, "-device", floppy(0, "288")]
     assert as_it_is_now(argv, drives, {0: "288"}) == as_it_is_now(now, drives, {0: "288"}) == now
     assert as_it_is_now(argv, [DISK, CD, FLOPPY], {0: "288"}) == argv
     nothing_is_plugged = hot_plugged(set(), ["virtio-blk-pci"], now)
@@ -124,20 +128,20 @@ def test_floppy_drives_that_were_changed_keep_their_types_and_numbers() -> None:
     drives = [second, replace(CD, device="ide1-cd0"), replace(FLOPPY, path="/a")]
     *_, first, of_second = as_it_is_now(["q", "-M", "pc", "-fdb", "/old"], drives, {0: "288", 1: "144"})[2::2]
     assert (first, of_second) == (
-        "floppy,unit=1,drive=floppy1,drive-type=144",
-        "floppy,unit=0,drive=floppy0,drive-type=288",
+        floppy(1, "144"),
+        floppy(0, "288"),
     )
     ejected = as_it_is_now(["q", "-M", "q35", "-fda", "/a"], [FLOPPY], {0: "144"})
-    assert ejected[4::2] == ["if=none,id=floppy0", "isa-fdc", "floppy,unit=0,drive=floppy0,drive-type=144"]
+    assert ejected[4::2] == ["if=none,id=floppy0", '{"driver": "isa-fdc"}', floppy(0, "144")]
 
 
 def test_a_disk_that_was_plugged_in_stands_after_the_drives_that_qemu_makes_by_itself() -> None:
     argv = ["qemu", "-hda", "/d", "-cdrom", "/one", "-drive", "if=none,id=hd2,file=/b"]
     named = [replace(DISK, device="ide0-hd0"), replace(CD, device="ide1-cd0", path="/two"), FLOPPY]
     cd = "file=/two,format=raw,index=2,media=cdrom"
-    floppy = ["-drive", "if=none,id=floppy0"]
+    empty = ["-drive", "if=none,id=floppy0"]
     now = as_it_is_now(argv, [*named, Drive(device="hd2", qdev="x", path="/b", format="raw")], {0: "288"})
-    assert now[:-2] == ["qemu", "-hda", "/d", "-drive", cd, *floppy, *argv[-2:]]
+    assert now[:-2] == ["qemu", "-hda", "/d", "-drive", cd, *empty, *argv[-2:]]
 
 
 ISO = {"driver": "raw", "read-only": True, "file": {"driver": "file", "filename": "two"}}

@@ -15,10 +15,12 @@ import pytest
 
 from drover.errors import Fatal
 from models.documents import DiskProof, Range
+from tests import factories
 from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Guest, guests, image
 from workers.disks import pace
 from workers.disks.pace import RateLimiter
+from workers.images import records
 from workers.process.processes import process
 from workers.proof import answering, reading
 from workers.proof.answering import Parameters
@@ -235,13 +237,14 @@ def test_encrypted_images_and_one_behind_a_link_are_read_as_their_guest_read_the
     folder.path.mkdir()
     with guests() as start:
         guest = start(argv, tmp_path / "q")
-        for name in "ab":
-            guest("human-monitor-command", command_line=f'qemu-io {name} "write -P 7 64k 64k"')
+        for command in (f'qemu-io {name} "{what}"' for name in "ab" for what in ("write -P 7 64k 64k", "flush")):
+            guest("human-monitor-command", command_line=command)
         alive = process(guest.process.pid)
         source = SimpleNamespace(disks=source_disks(guest.block()), argv=argv)
-        job = SimpleNamespace(
-            directory=folder, source=source, source_alive=True, source_process=alive, guard=lambda: None
-        )
+        ours = factories.offline(host="one", directory=tmp_path / "drover", guest_root=tmp_path, policy=tmp_path / "no")
+        records.retired_folder(ours).mkdir(parents=True)
+        common = {"directory": folder, "settings": ours, "job": SimpleNamespace(id=1), "guard": lambda: None}
+        job = SimpleNamespace(source=source, source_alive=True, source_process=alive, **common)
         read = asyncio.run(_read(cast("Context", job)))
         assert read == [bytes([7]) * PIECE] * 2
         assert list(folder.path.iterdir()) == []

@@ -98,7 +98,8 @@ def _with_default_drives(options: list[Option], named: Sequence[Drive]) -> list[
 
 def _with_floppies(options: Sequence[Option], types: Mapping[int, str]) -> list[Option]:
     """With floppy drives of the types that they have. QEMU makes one that fits what is in it at the start, and takes a
-    type for no `-drive if=floppy` (`fdtypeA` of the controller changes nothing, 10.0.2).
+    type for no `-drive if=floppy` (`fdtypeA` of the controller changes nothing, 10.0.2). Devices in JSON are made at
+    last, so that others without ids keep their numbers.
     """
     made, devices = list(options), dict[int, Option]()
     for place, option in enumerate(options):
@@ -109,10 +110,11 @@ def _with_floppies(options: Sequence[Option], types: Mapping[int, str]) -> list[
         name = drive.get("id") or f"floppy{number}"
         kept = tuple(pair for pair in drive.pairs() if pair[0] not in {"if", "index", "id"})
         made[place] = Option(word="-drive", value=write_options((*kept, ("if", "none"), ("id", name))))
-        said = f"floppy,unit={number},drive={name},drive-type={types[number]}"
-        devices[number] = Option(word="-device", value=said)
+        said = {"driver": "floppy", "unit": number, "drive": name, "drive-type": types[number]}
+        devices[number] = Option(word="-device", value=json.dumps(said))
     if devices and any(option.name in {"machine", "M"} and "q35" in (option.value or "") for option in options):
-        made.append(Option(word="-device", value="isa-fdc"))  # it has one only for drives with `if=floppy`
+        fdc = Option(word="-device", value='{"driver": "isa-fdc"}')  # it has one only for drives with `if=floppy`
+        return [*made, fdc, *devices.values()]
     return [*made, *devices.values()]
 
 

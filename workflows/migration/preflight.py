@@ -93,6 +93,8 @@ def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection
         refuse_in_mid_job(session, guest.name)
     inspection = inspect(guest, options or MigrationOptions())
     refuse_second_name(guest, inspection)
+    if options is not None and options.verify:
+        _refuse_unreadable(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
     accepted = {check.sentence for check in _accepted(inspection, options)}
     if against := [sentence for sentence in inspection.refusals if sentence not in accepted]:
@@ -116,6 +118,14 @@ def warnings(planned: Plan, options: MigrationOptions | None = None) -> list[str
     told = [check for check in planned.source.checks if check.verdict is Verdict.WARN and check.name != KNOWN_BUG]
     dropped = [check.seen for check in _accepted(planned.source, options) if check.name == SNAPSHOTS]
     return list(dict.fromkeys([*dropped, *(check.sentence for check in told), *planned.destination.warnings]))
+
+
+def _refuse_unreadable(guest: Guest, inspection: Inspection) -> None:
+    """A comparison reads the source's images with all that they lie on, and opens nothing but files of that host."""
+    for below in (level.path for disk in inspection.disks for level in disk.chain):
+        if not below.startswith("/"):
+            why = f"it lies on {below}, which is no file of {guest.host}, so its images cannot be compared"
+            raise PreconditionFailed(f"{guest.name} cannot be moved now: {why}; move it without `--verify`")
 
 
 def planned_at(

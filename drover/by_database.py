@@ -1,6 +1,7 @@
 """`Operations` in this process, with database and broker."""
 
 from functools import partial
+from typing import Any
 
 from drover.operations import (
     DrainAction,
@@ -137,12 +138,7 @@ class ByDatabase:
         return documents.job(number)
 
     def drains(self, wanted: Wanted) -> list[Document]:
-        return documents.drains(
-            everything=wanted.everything,
-            limit=wanted.limit,
-            selector=Selector.read(wanted.selector) if wanted.selector else None,
-            since=wanted.since,
-        )
+        return documents.drains(**_of_hosts(wanted))
 
     def drain(self, number: int) -> Document:
         return documents.drain(number)
@@ -214,9 +210,9 @@ class ByDatabase:
     def apply_plan(self, plan: PlanFile) -> Document:
         return documents.drain(plans.apply(plan, self.user, self.person.token).id)
 
-    def plans(self, *, everything: bool, limit: int) -> list[Document]:
+    def plans(self, wanted: Wanted) -> list[Document]:
         with transaction() as session:
-            found = plan_views.newest(session, everything=everything, limit=limit)
+            found = plan_views.newest(session, **_of_hosts(wanted))
         return list(map(plan_views.summary, found))
 
     def plan(self, number: int) -> Document:
@@ -228,8 +224,8 @@ class ByDatabase:
         {"approve": plans.approve, "withdraw": plans.withdraw}[action](number, self.user)
         return self.plan(number)
 
-    def rolls(self, *, everything: bool, limit: int) -> list[Document]:
-        return documents.rolls(everything=everything, limit=limit)
+    def rolls(self, wanted: Wanted) -> list[Document]:
+        return documents.rolls(**_of_hosts(wanted))
 
     def roll(self, number: int) -> Document:
         return documents.roll(number)
@@ -289,3 +285,9 @@ class ByDatabase:
 
     def headroom(self, selector: str | None, window: Window | None) -> list[Document]:
         return [documents.headroom(found) for found in headroom.of_all(Selector.read(selector), window)]
+
+
+def _of_hosts(wanted: Wanted) -> dict[str, Any]:
+    """Which drains, plans or rolls."""
+    selector = Selector.read(wanted.selector) if wanted.selector else None
+    return {"everything": wanted.everything, "limit": wanted.limit, "selector": selector, "since": wanted.since}

@@ -176,8 +176,8 @@ class ByApi:
     def apply_plan(self, plan: PlanFile) -> Document:
         return self._post("/plans/apply", plan.json_object())
 
-    def plans(self, *, everything: bool, limit: int) -> list[Document]:
-        return _rows(self._get("/plans", all=1 if everything else None, limit=limit), "plans")
+    def plans(self, wanted: Wanted) -> list[Document]:
+        return _rows(self._get("/plans", **_listing(wanted)), "plans")
 
     def plan(self, number: int) -> Document:
         return self._get(f"/plans/{number}")
@@ -185,8 +185,8 @@ class ByApi:
     def on_plan(self, number: int, action: PlanAction) -> Document:
         return self._post(f"/plans/{number}/{action}")
 
-    def rolls(self, *, everything: bool, limit: int) -> list[Document]:
-        return _rows(self._get("/rolls", all=1 if everything else None, limit=limit), "rolls")
+    def rolls(self, wanted: Wanted) -> list[Document]:
+        return _rows(self._get("/rolls", **_listing(wanted)), "rolls")
 
     def roll(self, number: int) -> Document:
         return self._get(f"/rolls/{number}")

@@ -31,14 +31,14 @@ Reported = Literal["job", "drain"]
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """Which jobs or drains are listed, the newest first."""
+    """Which jobs, drains, plans or rolls are listed, the newest first."""
 
     everything: bool = False
     """Those that have ended as well."""
     guest: str | None = None
     """Jobs of this guest alone."""
     selector: str | None = None
-    """Of labels: of a job's guest, of a drain's host."""
+    """Of labels: of a job's guest, of the host of a drain or plan, of one of the hosts of a roll."""
     since: timedelta | None = None
     """All that were submitted so long ago at the most."""
     limit: int = 100
@@ -149,7 +149,7 @@ class Operations(Protocol):
     def apply_plan(self, plan: PlanFile) -> Document:
         """Begin the drain that a plan describes."""
 
-    def plans(self, *, everything: bool, limit: int) -> list[Document]:
+    def plans(self, wanted: Wanted) -> list[Document]:
         """Submitted plans, the newest first."""
 
     def plan(self, number: int) -> Document:
@@ -158,7 +158,7 @@ class Operations(Protocol):
     def on_plan(self, number: int, action: PlanAction) -> Document:
         """Approve, apply or withdraw a plan; applied, it answers the drain."""
 
-    def rolls(self, *, everything: bool, limit: int) -> list[Document]:
+    def rolls(self, wanted: Wanted) -> list[Document]:
         """Rolls, the newest first."""
 
     def roll(self, number: int) -> Document:

@@ -14,6 +14,8 @@ from models.plan import Chain, Layout
 from models.succession import Succession
 
 DOWNTIME_MS = 300
+MOST_DOWNTIME_MS = 2_000_000
+"""QEMU takes no more."""
 """The default target downtime."""
 VERIFY_BYTES_PER_S = 200_000_000
 """Leaves most of what a disk can do to the guests."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -20,6 +20,7 @@ from drover.errors import Committed, DroverError, LeaseLost, NeverRan, Precondit
 from drover.settings import Settings
 from models.database import passing
 from models.job import Direction, Job, Outcome
+from workers.announcing import Announcer
 from workers.step import Context, StepHandler
 from workflows.migration import claims
 from workflows.migration.chain import BeginAnew
@@ -30,7 +31,6 @@ log = logging.getLogger(__name__)
 STOPPING = threading.Event()
 """Set when the worker is stopping: running steps hand their claims back."""
 
-Announce = Callable[[int], None]
 BACK_OFF = (timedelta(seconds=1), timedelta(seconds=5), timedelta(seconds=20))
 POLL_S = 0.25
 ROLLBACK_ATTEMPTS = 8
@@ -53,7 +53,7 @@ class ChainStops(Ignore):
         self.outcome = outcome
 
 
-def run(step: StepHandler, claim: Claim, settings: Settings, announce: Announce = lambda percent: None) -> None:
+def run(step: StepHandler, claim: Claim, settings: Settings, announcer: Announcer | None = None) -> None:
     """Do or roll back a claimed step and record the outcome.
 
     Raises:
@@ -69,31 +69,33 @@ def run(step: StepHandler, claim: Claim, settings: Settings, announce: Announce 
         logs.about(**fields, **logs.trace_of(job.traceparent)),
         tracing.span(name, job.traceparent, **fields, host=settings.host, side=claim.side) as span,
     ):
-        _run(step, claim, settings, announce, span)
+        _run(step, claim, settings, announcer, span)
 
 
-def _run(step: StepHandler, claim: Claim, settings: Settings, announce: Announce, span: tracing.Span) -> None:
+def _run(step: StepHandler, claim: Claim, settings: Settings, announcer: Announcer | None, span: tracing.Span) -> None:
     log.info("begins (try %d)", claim.attempt)
     begun = time.monotonic()
-    outcome = Outcome.FAILED
+    outcome, another = Outcome.FAILED, None
     try:
-        _carry_through(step, claim, settings, announce)
+        _carry_through(step, claim, settings, announcer)
         outcome = Outcome.DONE
     except BaseException as error:
         if isinstance(error, ChainStops):
-            outcome = error.outcome
+            outcome, another = error.outcome, f"{error.outcome}: {error.__cause__}"
         span.failed(str(error.__cause__ or error))
         raise
     finally:
         seconds = round(time.monotonic() - begun, 3)
         span.set(outcome=outcome.value)
+        if announcer is not None:
+            announcer.end(another)
         log.info("ends: %s after %g s", outcome, seconds, extra={"outcome": outcome.value, "seconds": seconds})
 
 
-def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announce: Announce) -> None:
+def _carry_through(step: StepHandler, claim: Claim, settings: Settings, announcer: Announcer | None) -> None:
     try:
         _refuse_a_forged_name(claim.job)
-        ctx = Context(claim=claim, settings=settings, announce=announce)
+        ctx = Context(claim=claim, settings=settings, announcer=announcer)
         asyncio.run(_under_lease(step, ctx))
         claims.finish(claim)
     except HandedBack as error:

@@ -11,6 +11,7 @@ says how its program runs:
 One that ended well is not run again at that point. One that was running when its worker died is: it must not mind.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -27,11 +28,14 @@ from models.event_action import EventAction
 from models.hook import HookCall, HookDisk
 from models.job import Direction
 from workers import files, programs
+from workers.disks.held_up import Remarks
 from workers.files import write_durably
 from workers.step import Context
 from workers.trust import policy
 
 NAME = re.compile(r"[0-9A-Za-z][\w.-]*?(?:@(?P<user>[a-z_][\w-]*))?(?P<warn>\.warn)?")
+LONG_S = 3.0
+"""A move says that it waits for a program which works for longer."""
 GUESTS = "guests"
 SETS = "sets"
 
@@ -140,14 +144,21 @@ def _of(ctx: Context, point: Point) -> list[Hook]:
 
 async def _one(ctx: Context, point: Point, hook: Hook) -> None:
     ctx.guard()
-    begun = time.monotonic()
-    ended = await programs.run(
-        hook.path,
-        environment=_environment(ctx, point),
-        told=json.dumps(_call(ctx, point).json_object()).encode(),
-        user=hook.user,
-        timeout_s=policy.of(ctx.settings).file.hook_s,
-    )
+    begun, most_s = time.monotonic(), policy.of(ctx.settings).file.hook_s
+    works = f"{point} on {ctx.settings.host}: {hook.path} works, for up to {words.clock(most_s)}; the move waits for it"
+    remarks = Remarks(ctx)
+    told_later = asyncio.get_running_loop().call_later(LONG_S, remarks.tell, works)
+    try:
+        ended = await programs.run(
+            hook.path,
+            environment=_environment(ctx, point),
+            told=json.dumps(_call(ctx, point).json_object()).encode(),
+            user=hook.user,
+            timeout_s=most_s,
+        )
+    finally:
+        told_later.cancel()
+    remarks.tell(None)
     took = time.monotonic() - begun
     told = f"{point} on {ctx.settings.host}: {hook.path} took {took:.1f} s and {ended.how}"
     ctx.tell(EventAction.HOOK if ended.ok else EventAction.WARNING, told)

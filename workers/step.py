@@ -9,7 +9,6 @@ import fcntl
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from models.job_folder import ClosedImages, RecordedNodes, SlowedWrites
 from models.plan import DestinationPlan, Inspection, Plan, PlannedDisk
 from models.sample import Rates
 from workers import files
+from workers.announcing import Announcer
 from workers.document_file import DocumentFile
 from workers.guest import run_marker
 from workers.images.manifest import Manifest
@@ -188,8 +188,9 @@ class Context:
 
     claim: Claim
     settings: Settings
-    announce: Callable[[int], None] = field(default=lambda percent: None)
-    """Shows in Flower how far the step has come, in percent."""
+    announcer: Announcer | None = None
+    remark: str | None = field(default=None, init=False)
+    """What the step has said of what holds it up."""
     _proven: Plan | None = field(default=None, init=False)
     _held: Plan | None = field(default=None, init=False)
 
@@ -274,6 +275,11 @@ class Context:
     def record(self) -> AbstractContextManager[tuple[Session, Job, StepRow]]:
         """A transaction on the job that commits only while the claim holds."""
         return fenced(self.claim)
+
+    def announce(self, percent: int) -> None:
+        """Show in Flower how far the step has come, and what it waits for."""
+        if self.announcer is not None:
+            self.announcer.tell(self.claim, self.remark, percent)
 
     def tell(self, action: EventAction, sentence: str) -> None:
         """Add an event to the job, while the claim holds."""

@@ -1,20 +1,17 @@
 """The Celery tasks of a host: `drover.step.NAME`, `drover.rollback.NAME`, `drover.host.answer`. All thin."""
 
 import logging
-from contextlib import suppress
 from typing import Any
 
 from celery import Task
 from celery.exceptions import Ignore
-from kombu.exceptions import OperationalError
-from redis.exceptions import RedisError
 
 from drover.broker.app import app
 from drover.errors import StepError
-from drover.escaping import escaped
 from drover.settings import settings
 from models.job import Direction
 from workers import executor, host_rpc
+from workers.announcing import Announcer
 from workers.registration import incarnation
 from workers.steps import STEPS
 from workflows.migration import claims
@@ -42,13 +39,7 @@ def _register(name: str, direction: Direction) -> None:
                 log.debug("ignores a message: %s", claims.why_not(job_id, seq, epoch, settings().host), extra=about)
             raise Ignore
 
-        def announce(percent: int) -> None:
-            # Flower shows only fields that it has itself, and takes their values from events
-            shown = escaped(f"{self.request.get('kwargsrepr')}: {percent} %")
-            with suppress(OperationalError, RedisError, OSError):  # the step goes on while Redis is unreachable
-                self.send_event("task-progress", percent=percent, kwargs=shown, retry=False)
-
-        executor.run(STEPS[claim.name, claim.side], claim, settings(), announce)
+        executor.run(STEPS[claim.name, claim.side], claim, settings(), Announcer(self))
 
 
 for _name in sorted({name for name, _ in STEPS}):

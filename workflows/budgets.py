@@ -164,13 +164,15 @@ def rate_of(job: Job, *, asked_bytes_per_s: int | None = None) -> int:
     """What a job's streams may take together now, in bytes per second; 0: no limit.
 
     Args:
-        job: one that is under way.
+        job: one that is under way. Of one that sends something its options count as they are in the database.
         asked_bytes_per_s: its own limit, if not that of its options.
     """
     asked = job.options.bandwidth_bytes_per_s if asked_bytes_per_s is None else asked_bytes_per_s
-    mine = Move(source=job.source, destination=job.destination, asked_bytes_per_s=asked)
     with transaction() as session:
-        return current(session).shares({**under_way(session), job.id: mine})[job.id]
+        moves = under_way(session)
+        if asked_bytes_per_s is not None or job.id not in moves:
+            moves[job.id] = Move(source=job.source, destination=job.destination, asked_bytes_per_s=asked)
+        return current(session).shares(moves)[job.id]
 
 
 def hours(texts: Iterable[str], timezone: str, rate: Mapping[str, int]) -> BandwidthHours | None:

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover import words
+from drover.errors import PreconditionFailed
 from models.database import transaction
-from models.documents import MigrationOptions, Notice
+from models.documents import MOST_DOWNTIME_MS, MigrationOptions, Notice
 from models.guest import Guest
 from models.move_policy import MovePolicy
 from workflows.selectors import Selector
@@ -40,6 +41,16 @@ def of(guest: Guest, asked: MigrationOptions | None = None, *, drained: bool = T
         return found
     by = {name: policy for name, policy in found.policies.items() if name != "notice"}
     return found.model_copy(update={"notice": None, "policies": by})
+
+
+def check_pause(name: str, ms: int) -> None:
+    """Refuse what QEMU would refuse in the middle of a move.
+
+    Raises:
+        PreconditionFailed: it takes no such pause.
+    """
+    if not 0 <= ms <= MOST_DOWNTIME_MS:
+        raise PreconditionFailed(f"{words.option(name)} cannot be {ms}: allowed is 1 to {MOST_DOWNTIME_MS}")
 
 
 def values(options: MigrationOptions, fields: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from models.contracts import first_fault
 from models.database import transaction
 from models.documents import DECIDED_BY_POLICIES, Hook, MigrationOptions, Notice
 from models.move_policy import MovePolicy
-from workflows import not_there, receivers
+from workflows import not_there, policies, receivers
 from workflows.budgets import enough
 from workflows.roll import hooks
 from workflows.selectors import Selector
@@ -40,6 +40,8 @@ def define(name: str, selector: str | None, priority: int, values: Mapping[str, 
         raise PreconditionFailed(f"the policy {name} cannot be that: {first_fault(error)}") from error
     enough(options.bandwidth_bytes_per_s)
     enough(options.verify_bytes_per_s)
+    policies.check_pause("max_downtime_ms", options.max_downtime_ms)
+    policies.check_pause("most_downtime_ms", options.most_downtime_ms)
     _check_notice(options.notice)
     made = MovePolicy(name=name, selector=selector or None, priority=priority, options=options)
     try:

@@ -21,6 +21,7 @@ from models.documents import (
     DECIDED_BY_POLICIES,
     DOWNTIME_MS,
     LADDER,
+    MOST_DOWNTIME_MS,
     SLOWEST_WRITES,
     VERIFY_BYTES_PER_S,
     AllowedHosts,
@@ -97,11 +98,11 @@ LADDER_SAYS = f"a list of {', '.join(Measure)}, each once, in the order in which
 A_YEAR_S = 366 * 86400.0
 SOME_SECONDS = "a number of seconds above 0, of a year at the most"
 WHOLE_NUMBER = f"a whole number from {-LARGEST} to {LARGEST}"
-MILLISECONDS = f"a whole number of milliseconds from 1 to {LARGEST}"
+MILLISECONDS = f"a whole number of milliseconds from 1 to {MOST_DOWNTIME_MS}"
 BYTES_PER_S = (
     f"a whole number of bytes per second: 0, or from {SLOWEST_BYTES_PER_S} to {2**63 - 1} (100 MB/s are 100000000)"
 )
-DowntimeMs = Annotated[int, Field(ge=1, le=LARGEST, description=MILLISECONDS)]
+DowntimeMs = Annotated[int, Field(ge=1, le=MOST_DOWNTIME_MS, description=MILLISECONDS)]
 
 
 def _quick_enough(rate: int) -> int:
@@ -159,7 +160,7 @@ class Submission(Message):
     max_downtime_ms: DowntimeMs = DOWNTIME_MS
     """The target downtime. `max_blackout_ms`, its name in Drover 0.1, is taken as well."""
     most_downtime_ms: int = Field(
-        0, ge=0, le=LARGEST, description=f"a whole number of milliseconds from 0 to {LARGEST}"
+        0, ge=0, le=MOST_DOWNTIME_MS, description=f"a whole number of milliseconds from 0 to {MOST_DOWNTIME_MS}"
     )
     """To what the target may be raised if RAM changes as fast as it is sent; 0: it is not raised."""
     bandwidth_bytes_per_s: Rate = 0

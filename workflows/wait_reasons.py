@@ -91,8 +91,7 @@ def of_job(job: Job, conditions: Conditions) -> str | None:
         at_work.error if at_work is not None else None,
         _held(job),
         _not_taken_up(job, conditions) if at_work is None else None,
-        _copying(job, at_work),
-        _sending(job, at_work),
+        None if at_work is None else _slow(job, at_work.name),
         _still(job, at_work, conditions),
         UNDECIDED if job.state is JobState.QUEUED else None,
     )
@@ -100,11 +99,22 @@ def of_job(job: Job, conditions: Conditions) -> str | None:
     return told[0] if told else None
 
 
+def of_step(job: Job, name: str, remark: str | None) -> str | None:
+    """The same as far as the step knows it that is at work, by what it has loaded of its job. No I/O.
+
+    Args:
+        job: whose.
+        name: of the step.
+        remark: what it has said of what holds it up.
+    """
+    return job.wait_reason or remark or _held(job) or _slow(job, name)
+
+
 def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:
     """The host of the next step holds the job up; the other one may let this step go on."""
     told = conditions.silent(job.source, job.destination)
-    if told is None or job.state is JobState.QUEUED:
-        return told
+    if told is None:
+        return None
     remedy = "start it there" + ("" if job.committed_at is not None else f", or `drover job cancel {job.id}`")
     if at_work is not None and conditions.silent(at_work.host) is None:
         return f"{told}; {at_work.name} on {at_work.host} goes on, what follows waits: {remedy}"
@@ -114,9 +124,13 @@ def _silent(job: Job, at_work: Step | None, conditions: Conditions) -> str | Non
 def _held(job: Job) -> str | None:
     if job.state is not JobState.RUNNING or job.cancel_requested:
         return None
-    if not job.hold or not job.disks or any(disk.ready_at is None for disk in job.disks):
+    if not job.hold or not _in_sync(job):
         return None
     return f"held, its disks are kept in sync, until `drover job release {job.id}`"
+
+
+def _in_sync(job: Job) -> bool:
+    return bool(job.disks) and all(disk.ready_at is not None for disk in job.disks)
 
 
 def _not_taken_up(job: Job, conditions: Conditions) -> str | None:
@@ -132,10 +146,18 @@ def _not_taken_up(job: Job, conditions: Conditions) -> str | None:
     return None
 
 
-def _copying(job: Job, at_work: Step | None) -> str | None:
+def _slow(job: Job, at_work: str) -> str | None:
+    if job.state is not JobState.RUNNING:
+        return None
+    if at_work in {StepName.MIRROR_DISKS, StepName.AWAIT_SYNC}:
+        return _copying(job)
+    return _sending(job) if at_work == StepName.MIGRATE_RAM else None
+
+
+def _copying(job: Job) -> str | None:
     """A copy under a limit, or one that the guest outruns."""
     pace = job.pace
-    if pace is None or not _does(job, at_work, StepName.AWAIT_SYNC):
+    if pace is None:
         return None
     left = sum(disk.bytes_left for disk in job.disks if disk.ready_at is None)
     if not left or not pace.copied_per_s:
@@ -147,18 +169,12 @@ def _copying(job: Job, at_work: Step | None) -> str | None:
     return _limited(job, pace.limit_per_s, f"{eta} left") if pace.limit_per_s else None
 
 
-def _sending(job: Job, at_work: Step | None) -> str | None:
+def _sending(job: Job) -> str | None:
     """RAM under a limit."""
     ram = job.ram
-    if ram is None or not _does(job, at_work, StepName.MIGRATE_RAM):
-        return None
-    if not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
+    if ram is None or not ram.limit_per_s or not ram.bytes_per_s or not ram.remaining:
         return None
     return _limited(job, ram.limit_per_s, f"{words.clock(ram.remaining / ram.bytes_per_s)} of its RAM left")
-
-
-def _does(job: Job, at_work: Step | None, name: StepName) -> bool:
-    return job.state is JobState.RUNNING and at_work is not None and at_work.name == name
 
 
 def _limited(job: Job, limit: int, left: str) -> str:
@@ -184,10 +200,13 @@ def _outrun(job: Job, writes: str, limit: int) -> str:
 
 def _still(job: Job, at_work: Step | None, conditions: Conditions) -> str | None:
     last = job.progress_at or job.started_at
-    if last is None or job.held or conditions.at - last < STILL:
+    kept = job.held and _in_sync(job) and not job.cancel_requested
+    if last is None or kept or conditions.at - last < STILL:
         return None
     where = f"{at_work.name} on {at_work.host}" if at_work is not None else "no step is at work"
     still = words.clock((conditions.at - last).total_seconds())
+    if at_work is not None and at_work.name == StepName.CHECK_GUEST:
+        return f"{job.guest} runs on {job.destination}; {at_work.host} has looked for {still} whether it is well there"
     return f"no progress for {still} ({where}): `drover job explain {job.id}` says what led to it"
 
 
@@ -212,7 +231,8 @@ def of_drain(drain: Drain, jobs: Mapping[int, Job], *, controlled: bool) -> str 
     if any(job.wait_reason is None for job in moving):
         return None
     reasons = [f"{job.guest}: {job.wait_reason}" for job in moving]
-    reasons += [f"{row.guest}: {row.reason}" for row in drain.guests if row.state is GuestState.WAITING and row.reason]
+    waiting = [row for row in drain.guests if row.state is GuestState.WAITING]
+    reasons += [f"{row.guest}: {of_guest(drain, row, None, controlled=controlled)}" for row in waiting]
     return "; ".join(reasons[:3]) or None
 
 

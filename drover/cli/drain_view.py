@@ -144,5 +144,5 @@ def submitted(document: Document, *, as_json: bool) -> NoReturn:
     if as_json:
         output.emit(document)
     else:
-        output.say(f"{headline(shot)}: `drover drain watch {shot.drain.id}`")
+        output.say(f"{headline(shot)} (`drover drain watch {shot.drain.id}` shows it)")
     raise typer.Exit(exit_code(shot))

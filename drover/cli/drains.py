@@ -100,13 +100,19 @@ return_app = typer.Typer(add_completion=False)
 @return_app.command("return", epilog=examples("drover return hv1 --dry-run", "drover return hv1 --wait"))
 @grouped
 def bring_home(
-    host: HostName, *, how: How, when: RepeatedWhen, idempotency_key: IdempotencyKey = None, run: Execution
+    host: HostName,
+    selector: Selected = None,
+    *,
+    how: How,
+    when: RepeatedWhen,
+    idempotency_key: IdempotencyKey = None,
+    run: Execution,
 ) -> None:
     """Bring the guests home that were drained from a host, and let it take guests again."""
     from drover.cli import drain_submission
     from models.drain import DrainKind
 
-    said = {"host": host, "idempotency_key": idempotency_key} | vars(how) | vars(when)
+    said = {"host": host, "selector": selector or None, "idempotency_key": idempotency_key} | vars(how) | vars(when)
     drain_submission.plan_and_submit(DrainKind.RETURN, drain_submission.asked(said), run)
 
 

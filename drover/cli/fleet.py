@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from drover.cli.options import AsJson, examples, lasting, rate
+from drover.cli.options import AsJson, duration, examples, rate
 
 app = typer.Typer(no_args_is_help=True, help="Limits of the whole fleet, changed while everything runs.")
 
@@ -64,4 +64,4 @@ def _read(text: str) -> tuple[str, object]:
         return name, {"yes": True, "no": False}.get(value, value)
     if isinstance(Limits.model_fields[name].default, int):
         return name, value
-    return name, lasting(value)
+    return name, duration(value)

@@ -13,8 +13,8 @@ from drover.cli.options import (
     Selected,
     Unlabel,
     by_hours,
+    duration,
     examples,
-    lasting,
     rate,
 )
 
@@ -87,7 +87,7 @@ def describe(
     elif timezone != "UTC":
         raise typer.BadParameter("--timezone is that of --bandwidth-at: give both")
     if retention is not None:
-        own["retention_s"] = lasting(retention).total_seconds() if retention else None
+        own["retention_s"] = duration(retention).total_seconds() if retention else None
     host_view.described(operations().describe_host(host, HostDescription.read(own)), as_json=as_json)
 
 

@@ -60,21 +60,16 @@ SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> timedelta:
-    """From `90s`, `10m`, `24h` or `7d`; a bare number is seconds."""
+    """From `90s`, `10m`, `24h` or `7d`. One without a unit is refused, but for 0: 7 for 7d would delete images."""
     found = DURATION.fullmatch(text.strip())
+    if found is not None and not found["unit"] and float(found["number"]):
+        raise typer.BadParameter(f"{text} has no unit: write {text}h for hours, {text}d for days, or {text}s")
     try:
         if found is not None:
             return timedelta(seconds=float(found["number"]) * SECONDS[found["unit"].lower()])
     except OverflowError:
         pass
     raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
-
-
-def lasting(text: str) -> timedelta:
-    """The same where seconds are hardly ever meant: but for 0 it has a unit."""
-    if text.strip("0. ") and text.strip().replace(".", "").isdecimal():
-        raise typer.BadParameter(f"{text} has no unit: write {text}h for hours, {text}d for days, or {text}s")
-    return duration(text)
 
 
 BandwidthAt = Annotated[
@@ -198,7 +193,7 @@ NewBandwidth = Annotated[
         "--bandwidth",
         metavar="RATE",
         parser=rate,
-        help="Bytes per second, like 100M/s; 0 leaves it to the budgets. Disks and RAM obey within seconds.",
+        help="Bytes per second, like 100M/s; 0 leaves it to the budgets. Disks and RAM obey within two seconds.",
         show_default="as it is",
     ),
 ]
@@ -234,7 +229,7 @@ Retention = Annotated[
     Any,
     typer.Option(
         metavar="TIME",
-        parser=lasting,
+        parser=duration,
         help="How long the images that the guest leaves behind are kept, like 7d.",
         show_default="as the host or the fleet",
     ),

@@ -3,17 +3,19 @@
 from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
+from drover.operations import Wanted
 from drover.views import plans, read_back
 from models.base import Document
 
 
-def listed(*, everything: bool, limit: int, as_json: bool) -> None:
+def listed(wanted: Wanted, *, as_json: bool) -> None:
     """Print a line for each plan that was submitted."""
-    rows = operations().plans(everything=everything, limit=limit)
+    rows = operations().plans(wanted)
     if as_json:
         output.emit({"plans": rows})
         return
     if not rows:
+        everything = wanted.everything or wanted.since is not None
         output.note("no plan" if everything else "no plan waits (`--all` lists those that were applied or withdrawn)")
     output.table(
         ("PLAN", "STATE", "KIND", "HOST", "GUESTS", "TIME", "APPROVED", "SUBMITTED BY", "DRAIN"),

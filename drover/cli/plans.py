@@ -13,6 +13,7 @@ from drover.cli.options import (
     DryRun,
     HostName,
     Selected,
+    Since,
     Timeout,
     Wait,
     examples,
@@ -67,6 +68,8 @@ def drain(
 def bring_home(
     host: HostName,
     out: Out,
+    selector: Selected = None,
+    *,
     how: PlannedHow,
     priority: schedule_options.Priority = 0,
     webhook: schedule_options.Webhook = None,
@@ -75,9 +78,8 @@ def bring_home(
     """Likewise for the return of the guests that were drained from a host."""
     from drover.cli import plan_file
 
-    plan_file.write(
-        "return", {"host": host, "priority": priority, "webhook": webhook} | vars(how), out, as_json=as_json
-    )
+    chosen = {"host": host, "selector": selector, "priority": priority, "webhook": webhook}
+    plan_file.write("return", chosen | vars(how), out, as_json=as_json)
 
 
 @app.command(epilog=examples("drover plan show plan.yaml", "drover plan show 3 --json"))
@@ -91,13 +93,16 @@ def show(plan: PlanOrNumber, as_json: AsJson = False) -> None:
 @app.command("list", epilog=examples("drover plan list", "drover plan list --all --json"))
 def list_plans(
     everything: Annotated[bool, typer.Option("--all", help="Those that were applied or withdrawn as well.")] = False,
+    selector: Selected = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List the plans that were submitted and are not applied yet, newest first."""
+    """List the plans that were submitted and are not applied yet, newest first. A selector is about their hosts."""
     from drover.cli import plan_view
+    from drover.operations import Wanted
 
-    plan_view.listed(everything=everything, limit=limit, as_json=as_json)
+    plan_view.listed(Wanted(everything=everything, selector=selector, since=since, limit=limit), as_json=as_json)
 
 
 @app.command(epilog=examples("drover plan submit plan.yaml"))

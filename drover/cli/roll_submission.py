@@ -36,7 +36,7 @@ def plan_and_submit(asked: RollSubmission, run: Execution) -> None:
     if run.as_json:
         output.emit(roll)
     else:
-        output.say(f"{rolls.headline(read_back.roll_shot(roll))}: `drover roll watch {roll['id']}`")
+        output.say(f"{rolls.headline(read_back.roll_shot(roll))} (`drover roll watch {roll['id']}` shows it)")
 
 
 def _try(asked: RollSubmission, *, as_json: bool) -> NoReturn:

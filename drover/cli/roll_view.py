@@ -4,6 +4,7 @@ from drover import words
 from drover.cli import output
 from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
+from drover.operations import Wanted
 from drover.views import read_back, rolls
 from drover.views.rolls import HostRow, RollShot
 from models.base import Document
@@ -56,13 +57,14 @@ def _sentence(row: HostRow) -> str:
     return f"{row.host.host} {row.host.state}" + (f" ({row.remark})" if row.remark else "")
 
 
-def listed(*, everything: bool, limit: int, as_json: bool) -> None:
+def listed(wanted: Wanted, *, as_json: bool) -> None:
     """Print a line for each roll."""
-    rows = operations().rolls(everything=everything, limit=limit)
+    rows = operations().rolls(wanted)
     if as_json:
         output.emit({"rolls": rows})
         return
     if not rows:
+        everything = wanted.everything or wanted.since is not None
         output.note("no roll" if everything else "no roll is under way (`--all` lists those that ended)")
     output.table(
         ("ROLL", "STATE", "DONE", "HOSTS", "REMARK"),

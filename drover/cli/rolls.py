@@ -9,7 +9,7 @@ from drover.cli import completion
 from drover.cli.drains import Exclude, To
 from drover.cli.groups import Execution, grouped
 from drover.cli.lazy import ShortForSubmit
-from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Timeout, Wait, duration, examples
+from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Selected, Since, Timeout, Wait, duration, examples
 
 app = typer.Typer(
     cls=ShortForSubmit,
@@ -110,13 +110,16 @@ def submit(wanted: Wanted, run: Execution) -> None:
 @app.command("list", epilog=examples("drover roll list", "drover roll list --all --json"))
 def list_rolls(
     everything: Annotated[bool, typer.Option("--all", help="Those that have ended as well.")] = False,
+    selector: Selected = None,
+    since: Since = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, help="The newest N.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """List the rolls that have not ended, newest first."""
+    """List the rolls that have not ended, newest first. A selector names those of one of whose hosts it holds."""
     from drover.cli import roll_view
+    from drover.operations import Wanted
 
-    roll_view.listed(everything=everything, limit=limit, as_json=as_json)
+    roll_view.listed(Wanted(everything=everything, selector=selector, since=since, limit=limit), as_json=as_json)
 
 
 @app.command(epilog=examples("drover roll show 3", "drover roll show 3 --json"))

@@ -19,6 +19,7 @@ from drover.views import documents
 from models.access import Scope
 from models.base import Document
 from models.contracts import Part
+from models.documents import MOST_DOWNTIME_MS
 from models.drain import DrainKind
 from models.job import Side
 from workflows import schedule
@@ -50,7 +51,7 @@ class Change(Part):
     model_config = ConfigDict(extra="forbid")
 
     bandwidth_bytes_per_s: Rate | None = Field(None, description=BYTES_PER_S)
-    max_downtime_ms: int | None = Field(None, ge=1, lt=1 << 31)
+    max_downtime_ms: int | None = Field(None, ge=1, le=MOST_DOWNTIME_MS)
     priority: int | None = Field(None, gt=-(1 << 31), lt=1 << 31)
     window: str | None = Field(None, max_length=32, description="Like 22:00-04:00; an empty text is always.")
     timezone: str = Field("UTC", max_length=64, description="In which `window` is meant, like Europe/Berlin.")

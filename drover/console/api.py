@@ -155,10 +155,10 @@ def drain(number: Number) -> Document:
     return documents.drain(number)
 
 
-@router.get("/rolls")
-def rolls(everything: Everything = False, limit: Limit = 100) -> Document:
+@router.get("/rolls", responses=REFUSED)
+def rolls(wanted: Which) -> Document:
     """As `drover roll list --json`."""
-    return {"rolls": documents.rolls(everything=everything, limit=limit)}
+    return {"rolls": ASKED.rolls(wanted)}
 
 
 @router.get("/rolls/{number}", responses=NOT_FOUND)
@@ -167,10 +167,10 @@ def roll(number: Number) -> Document:
     return documents.roll(number)
 
 
-@router.get("/plans")
-def plans(everything: Everything = False, limit: Limit = 100) -> Document:
+@router.get("/plans", responses=REFUSED)
+def plans(wanted: Which) -> Document:
     """As `drover plan list --json`."""
-    return {"plans": ASKED.plans(everything=everything, limit=limit)}
+    return {"plans": ASKED.plans(wanted)}
 
 
 @router.get("/plans/{number}", responses=NOT_FOUND)

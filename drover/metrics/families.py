@@ -29,6 +29,7 @@ JOB_WAITING = Gauge(
     "number in it",
     "job_id guest reason",
 )
+QUEUED_JOBS = Gauge("drover_queued_jobs", "Jobs that wait to begin, by what for, likewise", "reason")
 JOBS_ENDED = Counter("drover_jobs_ended_total", "How jobs ended: done, rolled back", "state")
 MOVED_BYTES = Counter("drover_moved_bytes_total", "Disks and RAM of jobs that have ended", "what")
 STEP_DURATION = Durations(
@@ -44,6 +45,14 @@ HOST_UP = Gauge("drover_host_up", "1: its worker sent a heartbeat lately", "host
 HOST_HEARTBEAT_AGE = Gauge("drover_host_heartbeat_age_seconds", "Since the last heartbeat of its worker", "host")
 HOST_STATE = Gauge(
     "drover_host_state", "1 for the state that it is in: active, cordoned, maintenance or forgotten", "host state"
+)
+HOST_LABEL = Gauge(
+    "drover_host_label",
+    '1 for each label: `drover_host_up * on (host) group_left drover_host_label{key="rack",value="r1"}` selects by it',
+    "host key value",
+)
+GUEST_LABEL = Gauge(
+    "drover_guest_label", "Likewise of guests that are being moved, for the series of their jobs", "guest key value"
 )
 HOST_GUESTS = Gauge("drover_host_guests", "Guests known to live there", "host")
 STORAGE_BYTES = Gauge(
@@ -71,6 +80,7 @@ QUEUE_MESSAGES = Gauge(
 )
 
 DRAIN_GUESTS = Gauge("drover_drain_guests", "Guests of drains and returns that have not ended", "drain kind host state")
+DRAIN_WAITING = Gauge("drover_drain_waiting", "As `drover_job_waiting`", "drain kind host reason")
 DRAIN_STILL = Gauge(
     "drover_drain_still_seconds",
     "Since any of its moves was seen to move on; absent while it is paused, or waits for its window or a release",
@@ -78,4 +88,5 @@ DRAIN_STILL = Gauge(
 )
 ROLLS = Gauge("drover_rolls", "Rolls that are running, paused or being cancelled", "state")
 ROLL_HOSTS = Gauge("drover_roll_hosts", "Hosts of rolls that have not ended", "roll state")
+ROLL_WAITING = Gauge("drover_roll_waiting", "As `drover_job_waiting`", "roll reason")
 ROLL_FAILED = Gauge("drover_roll_failed", "1: it pauses because something failed on a host", "roll")

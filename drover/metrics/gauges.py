@@ -1,7 +1,9 @@
 """What is under way: hosts, jobs, drains and rolls that have not ended."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from prometheus_client.core import Metric
 from sqlalchemy import func, select
@@ -22,7 +24,7 @@ from models.job import CLAIMED, Job, JobState, StepState, unfinished
 from models.roll import Roll, RollHostState, RollState
 from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
-from workflows import capacity
+from workflows import capacity, outages, wait_reasons
 from workflows.host_rpc import listed
 
 ROOM = ("total_bytes", "free_bytes")
@@ -39,6 +41,7 @@ def of_hosts(session: Session, now: datetime, ours: Settings) -> Iterator[Metric
     yield families.HOST_UP.of(up)
     states = {(host.name, state.value): int(host.state is state) for host in hosts for state in HostState}
     yield families.HOST_STATE.of(states)
+    yield families.HOST_LABEL.of(_labels({host.name: host.labels for host in hosts}))
     yield from _of_guests(session, up)
     guests = dict.fromkeys(ages, 0)
     for name, count in session.execute(select(Guest.host, func.count()).group_by(Guest.host)):
@@ -102,8 +105,12 @@ def of_jobs(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]
     left = {(job.id, job.guest): seconds for job in started if (seconds := left_s(job, now)) is not None}
     yield families.JOB_LEFT.of(left)
     waiting_for = queries.wait_reasons_of(session, [job.id for job in started])
-    reasons = {(job.id, job.guest, gist(public(why))): 1 for job in started if (why := waiting_for[job.id])}
-    yield families.JOB_WAITING.of(reasons)
+    yield families.JOB_WAITING.of(_told({(job.id, job.guest): waiting_for[job.id] for job in started}))
+    queued = session.scalars(select(Job.wait_reason).where(Job.state == JobState.QUEUED))
+    reasons = Counter((gist(public(why or wait_reasons.UNDECIDED)),) for why in queued)
+    yield families.QUEUED_JOBS.of(reasons)
+    moving = session.scalars(select(Guest).where(Guest.name.in_([job.guest for job in started])))
+    yield families.GUEST_LABEL.of(_labels({guest.name: guest.labels for guest in moving}))
     due = dict.fromkeys(session.scalars(select(Host.name).where(listed(ours))), 0.0)
     for job in started:
         step = job.next_step
@@ -111,6 +118,15 @@ def of_jobs(session: Session, now: datetime, ours: Settings) -> Iterator[Metric]
             since = max(step.next_at, job.progress_at or step.next_at)
             due[step.host] = max(due[step.host], (now - since).total_seconds())
     yield families.QUEUE_AGE.of(due)
+
+
+def _labels(labels: Mapping[str, Mapping[str, str]]) -> dict[Any, float]:
+    return {(owner, *pair): 1 for owner, pairs in labels.items() for pair in pairs.items()}
+
+
+def _told(reasons: Mapping[tuple[Any, ...], str | None]) -> dict[Any, float]:
+    """With the sentence of all other views. Its numbers would make a series of each moment."""
+    return {(*key, gist(public(why))): 1 for key, why in reasons.items() if why}
 
 
 def _place(job: Job) -> tuple[str, str]:
@@ -140,6 +156,13 @@ def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
         for state in GuestState
     }
     yield families.DRAIN_GUESTS.of(guests)
+    moving = [row.job_id for drain in drains for row in drain.guests if row.state is GuestState.MOVING and row.job_id]
+    jobs, controlled = queries.with_reasons(session, moving), _controlled(session)
+    waiting = {
+        (drain.id, drain.kind.value, drain.host): wait_reasons.of_drain(drain, jobs, controlled=controlled)
+        for drain in drains
+    }
+    yield families.DRAIN_WAITING.of(_told(waiting))
     still = _still_drains(session, now)
     yield families.DRAIN_STILL.of(still)
 
@@ -156,8 +179,15 @@ def of_rolls(session: Session) -> Iterator[Metric]:
         for state in RollHostState
     }
     yield families.ROLL_HOSTS.of(hosts)
+    controlled = _controlled(session)
+    waiting = {(roll.id,): wait_reasons.of_roll(roll, controlled=controlled) for roll in rolls}
+    yield families.ROLL_WAITING.of(_told(waiting))
     failed = {roll.id: int(roll.state is RollState.PAUSED and roll.error is not None) for roll in rolls}
     yield families.ROLL_FAILED.of(failed)
+
+
+def _controlled(session: Session) -> bool:
+    return bool(session.scalar(select(outages.attended())))
 
 
 def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:

@@ -230,9 +230,12 @@ def drain(drain_id: int) -> Document:
     return drain_documents.drain_document(drain_queries.snapshot(drain_id))
 
 
-def rolls(*, everything: bool, limit: int) -> list[Document]:
+def rolls(
+    *, everything: bool, limit: int, selector: Selector | None = None, since: timedelta | None = None
+) -> list[Document]:
     """Rolls, newest first, see `roll_views.newest`."""
-    return [roll_views.summary(shot) for shot in roll_views.newest(everything=everything, limit=limit)]
+    shots = roll_views.newest(everything=everything, limit=limit, selector=selector, since=since)
+    return [roll_views.summary(shot) for shot in shots]
 
 
 def roll(roll_id: int) -> Document:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
 from drover.errors import NotThere, PreconditionFailed
-from drover.views.queries import completed, elapsed_s, with_conditions
+from drover.views.queries import elapsed_s, with_reasons
 from drover.views.remaining import left_s
 from models import fleet, refusal
 from models.database import transaction
@@ -143,8 +143,7 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
     with transaction() as session:
         drains = session.execute(query.options(selectinload(Drain.guests))).all()
         numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
-        wanted = with_conditions().options(selectinload(Job.disks), selectinload(Job.steps)).where(Job.id.in_(numbers))
-        jobs = {job.id: job for job in map(completed, session.execute(wanted))}
+        jobs = with_reasons(session, numbers)
         max_outgoing = fleet.limits(session).max_outgoing
         controlled = bool(session.scalar(select(outages.attended())))
         for drain, _ in drains:

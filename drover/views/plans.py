@@ -5,8 +5,9 @@ docs/reference/cli.md has the fields of documents: only add, never rename or dro
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from drover import words
@@ -16,9 +17,11 @@ from models import fleet
 from models.base import Document
 from models.database import transaction
 from models.drain import PlanApproval, SubmittedPlan
-from workflows import not_there
+from models.host import Host
+from workflows import hosts, not_there
 from workflows.drain import plans
 from workflows.drain.plan_file import Move, PlanFile
+from workflows.selectors import Selector
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,27 @@ def snapshot(number: int) -> PlanShot:
         return of(session, PlanFile.read(row.document), row)
 
 
-def newest(session: Session, *, everything: bool, limit: int) -> list[PlanShot]:
-    """Those that were submitted, the newest first; without `everything` only those that wait."""
+def newest(
+    session: Session,
+    *,
+    everything: bool,
+    limit: int,
+    selector: Selector | None = None,
+    since: timedelta | None = None,
+) -> list[PlanShot]:
+    """Those that were submitted, the newest first; without `everything` only those that wait.
+
+    A selector is about their hosts. `since`: all that were submitted so long ago at the most.
+    """
     query = select(SubmittedPlan).order_by(SubmittedPlan.id.desc()).limit(limit)
-    rows = session.scalars(query if everything else query.where(plans.WAITING)).all()
+    if since is not None:
+        query = query.where(SubmittedPlan.submitted_at > func.clock_timestamp() - since)
+    elif not everything:
+        query = query.where(plans.WAITING)
+    if selector is not None:
+        host = SubmittedPlan.document["request"]["host"].as_string()
+        query = query.where(host.in_(select(Host.name).where(hosts.selected(selector))))
+    rows = session.scalars(query).all()
     return [of(session, PlanFile.read(row.document), row) for row in rows]
 
 

@@ -73,10 +73,15 @@ def snapshot(job_id: int) -> Snapshot:
     return _shot(row)
 
 
+def with_reasons(session: Session, numbers: Collection[int]) -> dict[int, Job]:
+    """{its number: job}, each with its steps and disks and all of why it waits."""
+    query = with_conditions().options(selectinload(Job.steps), selectinload(Job.disks)).where(Job.id.in_(numbers))
+    return {job.id: job for job in map(completed, session.execute(query))}
+
+
 def wait_reasons_of(session: Session, numbers: Collection[int]) -> dict[int, str | None]:
     """{job: why it waits}, all of it."""
-    query = with_conditions().options(selectinload(Job.steps), selectinload(Job.disks)).where(Job.id.in_(numbers))
-    return {job.id: job.wait_reason for job in map(completed, session.execute(query))}
+    return {number: job.wait_reason for number, job in with_reasons(session, numbers).items()}
 
 
 def may_go_home(job_id: int) -> bool:

@@ -5,9 +5,9 @@ docs/reference/cli.md has the fields of documents: only add, never rename or dro
 
 import shlex
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, func, select, true
 from sqlalchemy.orm import selectinload
 
 from drover.views.queries import delivery
@@ -16,8 +16,10 @@ from drover.views.serializers import delivery_document, iso, public
 from models.base import Document, now
 from models.database import transaction
 from models.drain import Drain
+from models.host import Host
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import not_there, outages, wait_reasons
+from workflows import hosts, not_there, outages, wait_reasons
+from workflows.selectors import Selector
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,22 @@ def snapshot(roll_id: int) -> RollShot:
     return found[0]
 
 
-def newest(*, everything: bool, limit: int) -> list[RollShot]:
-    """Rolls, newest first; without `everything` only those that have not ended."""
-    ended = [state for state in RollState if state.ended]
-    return _read(Roll.id.is_not(None) if everything else Roll.state.not_in(ended), limit)
+def newest(
+    *, everything: bool, limit: int, selector: Selector | None = None, since: timedelta | None = None
+) -> list[RollShot]:
+    """Rolls, newest first; without `everything` only those that have not ended.
+
+    A selector is about their hosts. `since`: all that were submitted so long ago at the most.
+    """
+    which: ColumnElement[bool] = true()
+    if since is not None:
+        which = Roll.created_at > func.clock_timestamp() - since
+    elif not everything:
+        which = Roll.state.not_in([state for state in RollState if state.ended])
+    if selector is not None:
+        meant = RollHost.host.in_(select(Host.name).where(hosts.selected(selector)))
+        which &= Roll.id.in_(select(RollHost.roll_id).where(meant))
+    return _read(which, limit)
 
 
 def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:

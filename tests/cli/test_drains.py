@@ -3,7 +3,10 @@
 from typing import Any
 
 import pytest
+from kombu.exceptions import OperationalError as BrokerUnreachable
 
+from drover.cli.exit_codes import ExitCode
+from drover.errors import Unavailable
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
@@ -245,3 +248,12 @@ def test_a_job_under_way_is_changed() -> None:
 def test_a_job_that_has_ended_is_not_changed() -> None:
     result = drover("job", "set", str(insert_job(JobState.DONE)), "--priority", "7")
     assert (result.exit_code, "has ended" in result.stderr) == (2, True)
+
+
+def test_without_a_broker_nothing_is_said_of_guests_whose_hosts_nobody_could_ask(answers: dict[str, Any]) -> None:
+    answers["inspect"] = Unavailable("the broker cannot be reached")
+    answers["inspect"].__cause__ = BrokerUnreachable("no Redis")
+    for words in (("drain", "hv1", "--dry-run"), ("host", "ok-to-drain", "hv1"), ("drain", "hv1")):
+        said = drover(*words)
+        assert (said.exit_code, "is Redis running" in said.stderr) == (ExitCode.FAILED, True), said.output
+    assert document("drain", "list", "--all") == {"drains": []}

@@ -94,6 +94,9 @@ def test_a_name_that_is_alike_is_named(database: None, words: list[str], said: s
             "job resolve 3 --owner both",
             "invalid value for '--owner': 'both' is not one of 'source', 'destination'; see",
         ),
+        ("job set 3 --max-downtime-ms 2000001", "max-downtime-ms cannot be 2000001: allowed is 1 to 2000000"),
+        ("migrate web --to hv2 --max-downtime-ms 2000001", "a whole number of milliseconds from 1 to 2000000"),
+        ("image purge --older-than 7", "7 has no unit: write 7h for hours, 7d for days, or 7s"),
         ("job set 3", "say what to change: --bandwidth, --max-downtime-ms, --window or --priority; see `drover"),
     ],
 )

@@ -49,7 +49,8 @@ def test_what_stands_in_the_way_is_told_with_what_to_do(answers: dict[str, Any])
     assert "is paused: `drover drain show" in said.stdout
     assert f"job {number} of web needs an operator: `drover job explain {number}`" in said.stdout
     found = document("host", "headroom")["hosts"]
-    assert [(one["host"], one["ok"]) for one in found] == [("gone", True), ("hv1", False), ("hv2", False)], found
+    assert [(one["host"], one["ok"]) for one in found] == [("gone", False), ("hv1", False), ("hv2", False)], found
+    assert "start it there" in str(found[0]["obstacles"]), "what runs on a silent host nobody knows"
 
 
 def test_a_destination_that_refuses_stands_in_the_way(answers: dict[str, Any]) -> None:

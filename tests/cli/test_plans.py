@@ -128,7 +128,8 @@ def test_a_submitted_plan_is_approved_and_applied_by_its_number_and_keeps_it(
     with monkeypatch.context() as patch:
         patch.setattr(backend, "user", lambda: "alice")
         assert "approved by alice" in drover("plan", "approve", number).stdout
-    [row] = document("plan", "list")["plans"]
+    [row] = document("plan", "list", "--selector", "host=hv1")["plans"]
+    assert document("plan", "list", "--selector", "host=hv2", "--since", "1h") == {"plans": []}
     assert (row["id"], row["state"], row["approved"], row["approvals_wanted"]) == (int(number), "waiting", 1, 1)
     drain = document("plan", "apply", number)["id"]
     assert document("plan", "apply", str(plan))["id"] == drain, "by its file it is the same"
@@ -210,7 +211,7 @@ def test_a_mistake_in_an_edited_plan_is_named_before_anything_is_changed(
         ("[1, 2]", "is no plan that can be used"),
         ("version: 99", "was written in version 99 by a newer Drover"),
         ("!!python/object/apply:os.system ['true']", "is no YAML"),
-        ("", "is no plan that can be used"),
+        ("", "is empty; `drover plan drain HOST --out FILE` writes one"),
     ],
 )
 def test_what_is_no_plan_is_refused(tmp_path: Path, text: str, said: str) -> None:

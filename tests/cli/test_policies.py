@@ -85,6 +85,8 @@ def test_a_second_policy_of_equal_priority_is_refused_and_the_first_one_stays() 
         (["--selector", "a b", "--verify"], "is not understood"),
         (["--bandwidth", "100"], "write 100M/s"),
         (["--bandwidth", "1B/s"], "too low"),
+        (["--max-downtime-ms", "2000001"], "max-downtime-ms cannot be 2000001: allowed is 1 to 2000000"),
+        (["--watch", "30"], "30 has no unit"),
     ],
 )
 def test_what_makes_no_policy_is_refused(words: list[str], said: str) -> None:

@@ -43,7 +43,12 @@ def test_a_roll_goes_through_the_hosts_in_the_order_given() -> None:
 def test_the_hosts_may_be_named_by_their_labels() -> None:
     with transaction() as session:
         session.execute(update(Host).where(Host.name != "gone").values(labels={"rack": "r1"}))
-    assert list(states(roll("--hosts", "rack=r1"))) == ["hv1", "hv2"]
+    number = roll("--hosts", "rack=r1")["id"]
+    assert list(states(document("roll", "show", str(number)))) == ["hv1", "hv2"]
+    for selector, listed in (("rack=r1", [number]), ("host=hv2,rack", [number]), ("host=gone", []), ("rack=r2", [])):
+        for more in ((), ("--since", "1h")):
+            found = document("roll", "list", "--selector", selector, *more)["rolls"]
+            assert [row["id"] for row in found] == listed, selector
 
 
 def test_a_dry_run_says_for_each_host_who_would_go_where_and_begins_nothing() -> None:

@@ -15,6 +15,8 @@ from tests.cli.support import drover
 from workflows import budgets, fleet_limits
 from workflows.budgets import Budgets, Link, Move, rate_at, shared
 from workflows.estimate import Speed, Way
+from workflows.migration import jobs
+from workflows.migration.jobs import Changes
 from workflows.selectors import Selector
 
 MB = 10**6
@@ -125,6 +127,13 @@ def test_a_budget_is_shared_by_disks_and_ram_and_not_by_moves_that_send_nothing(
             update(Job).where(Job.id == moves[1]).values(options=MigrationOptions(bandwidth_bytes_per_s=MB))
         )
     assert _rates(moves) == [99 * MB, MB]
+
+
+def test_a_move_obeys_its_own_limit_from_the_moment_that_it_is_changed(moves: tuple[int, int]) -> None:
+    known_to_its_worker = factories.load(moves[0])
+    jobs.change(moves[0], Changes(bandwidth_bytes_per_s=5 * MB))
+    assert budgets.rate_of(known_to_its_worker) == 5 * MB
+    assert budgets.rate_of(known_to_its_worker, asked_bytes_per_s=0) == 0, "what it may take once that is lifted"
 
 
 @pytest.mark.parametrize("state", [StepState.PENDING, StepState.RUNNING])

@@ -11,7 +11,7 @@ from alembic import command
 from sqlalchemy import func, select
 
 import migrations
-from drover.cli.options import lasting, rate
+from drover.cli.options import duration, rate
 from drover.errors import PreconditionFailed
 from drover.settings import FORMER_VARIABLES, settings
 from drover.views import drain_queries
@@ -108,7 +108,7 @@ def context(**options: Any) -> Any:
         found = session.scalars(select(Job).order_by(Job.id)).first()
         assert found is not None
         _ = found.disks
-    found.options = MigrationOptions(**options)
+        found.options = MigrationOptions(**options)
     return SimpleNamespace(job=found)
 
 
@@ -215,7 +215,7 @@ def test_a_variable_that_became_a_limit_is_told_once_with_the_command_that_sets_
         "DROVER_RETENTION_S=3600 is ignored: retention is a limit of the fleet now; "
         "`drover host set one --retention 3600s` sets it, then remove the variable",
     ]
-    assert (lasting("3600s"), rate("100000000B/s")) == (timedelta(hours=1), 100_000_000)  # and the commands take it
+    assert (duration("3600s"), rate("100000000B/s")) == (timedelta(hours=1), 100_000_000)  # and the commands take it
     fleet_limits.change({"max_moves": 40})
     fleet_limits.describe_host("one", {"retention": timedelta(hours=1), "bandwidth_bytes_per_s": 100_000_000})
     assert fleet_limits.warnings(environ, factories.ours(host="one")) == []

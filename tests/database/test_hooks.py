@@ -14,6 +14,7 @@ from models.hook import HookCall
 from models.job import Event, Job, JobState
 from tests import factories
 from workers import hooks, programs
+from workers.disks.held_up import Remarks
 from workers.hooks import Point
 from workers.step import Context
 
@@ -68,6 +69,19 @@ def test_those_of_the_host_run_before_those_of_the_guest_in_the_order_of_their_n
         ("05-c.warn", None, True),
     ]
     assert hooks.of(Point.AFTER_ROLLBACK, folder, "web") == []
+
+
+def test_a_move_says_that_it_waits_for_a_hook_which_works_for_long(
+    ctx: Context, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "LONG_S", 0.0)
+    path = hook(folder, "before-copy.d/10-a", "sleep 0.5")
+    remarks = list[str | None]()
+    with monkeypatch.context() as patch:
+        patch.setattr(Remarks, "tell", lambda _, remark: remarks.append(remark))
+        run(ctx, Point.BEFORE_COPY)
+    works = f"before-copy on {settings().host}: {path} works, for up to 1 s; the move waits for it"
+    assert remarks == [works, None]
 
 
 @pytest.mark.parametrize("what", ["before-copy.d/10-a", "before-copy.d", ".", "guests"])

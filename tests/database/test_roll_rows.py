@@ -1,6 +1,7 @@
 """A roll is carried on from rows alone: each call here could be in another process, without anything in memory."""
 
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -251,6 +252,7 @@ def test_a_scrape_tells_how_far_rolls_are_and_which_have_failed(node: Settings) 
     assert found["drover_roll_hosts", str(number), "in_hook"] == 1
     assert found["drover_roll_hosts", str(number), "waiting"] == 1
     assert found["drover_roll_failed", str(number)] == 1
+    assert found["drover_roll_waiting", str(number), "paused: `drover roll resume #`"] == 1
     commands.cancel(number)
     advance(number, node)
     with transaction() as session:
@@ -539,6 +541,7 @@ def test_a_cancelled_roll_ends_its_drain_and_leaves_the_other_hosts_alone(node: 
     commands.cancel(number)
     advance(number, node)
     assert states(number) == {"one": "draining", "two": "left", "three": "left"}
+    assert f"one: drain {drain_id} is cancelling, 0 of" in str(shown(number).wait_reason)
     with transaction() as session:
         assert session.get_one(Drain, drain_id).state is DrainState.CANCELLING
         session.get_one(Drain, drain_id).move(session, DrainState.CANCELLED)
@@ -554,6 +557,9 @@ def test_a_hook_that_works_is_left_to_its_end_when_the_roll_is_cancelled(node: S
     commands.cancel(number)
     advance(number, node)
     assert states(number)["one"] == "in_hook"
+    assert re.search(
+        r"one: its hook has worked for .*: the roll ends once that has ended", str(shown(number).wait_reason)
+    )
     hooks.end(run, 0, "")
     advance(number, node)
     assert states(number)["one"] == "left"

@@ -6,11 +6,13 @@ import pytest
 from sqlalchemy import func, select
 
 from drover.errors import PreconditionFailed
+from drover.metrics import gauges
 from drover.settings import settings
 from models.database import transaction
 from models.drain import Drain, DrainKind, DrainState, GuestState
 from models.guest import Guest
 from models.host import Host, HostState
+from models.job import JobState
 from tests import factories
 from workflows import fleet_limits, guests
 from workflows.drain import commands, reconciler
@@ -148,4 +150,11 @@ def test_a_guest_that_is_never_drained_stays_until_its_date_and_the_drain_says_w
 def test_labels_of_a_host_are_set_beside_its_limits() -> None:
     host = fleet_limits.describe_host("one", {}, ["rack=r1"])
     assert host.labels == {"rack": "r1"}
+    factories.job("db1", "two", state=JobState.RUNNING)
+    with transaction() as session:
+        at = datetime.now(UTC)
+        metrics = [*gauges.of_hosts(session, at, settings()), *gauges.of_jobs(session, at, settings())]
+    told = {(one.name, *one.labels.values()) for metric in metrics for one in metric.samples}
+    assert {("drover_host_label", "one", "rack", "r1"), ("drover_guest_label", "db1", "tier", "db")} <= told
+    assert ("drover_guest_label", "db2", "tier", "db") not in told, "series of guests that are moved alone"
     assert fleet_limits.describe_host("one", {"bandwidth_bytes_per_s": 10**6}, (), ["rack"]).labels == {}

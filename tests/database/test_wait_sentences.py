@@ -1,9 +1,11 @@
 """Whatever a job or a drain waits for, every view tells it by the same sentence, with the command that changes it."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,16 +20,18 @@ from models.database import transaction
 from models.documents import Hook, MigrationOptions, Pace, RamProgress, Window
 from models.drain import Drain, DrainKind
 from models.host import Host, HostState
-from models.job import Job, JobState, StepState
+from models.job import Direction, Job, JobState, Side, StepState
 from models.roll import Roll, RollHost
 from models.transitions import JobEvent
-from tests import consoles, factories
+from tests import consoles, factories, step_contexts
 from tests.factories import MB, happens
 from workers.convergence import Escalation
-from workflows import outages
+from workers.steps.copy_files import _Progress
+from workflows import outages, wait_reasons
 from workflows.drain import commands, reconciler
 from workflows.drain.planner import DrainRequest
 from workflows.migration import admission
+from workflows.migration.chain import StepName
 from workflows.roll import commands as roll_commands
 from workflows.roll import reconciler as roll_reconciler
 from workflows.submit_options import SubmitOptions
@@ -149,13 +153,31 @@ def test_a_job_says_in_every_view_what_it_waits_for(
         assert re.search(says, str(sentence)), (view, sentence)
 
 
-def test_a_metric_of_a_job_has_the_sentence_without_its_numbers(console: httpx.Client) -> None:
+def test_metrics_have_the_sentences_of_jobs_and_drains_without_their_numbers(console: httpx.Client) -> None:
     number = copying(pace=Pace(copied_per_s=10 * MB, limit_per_s=10 * MB))
+    factories.job("db", "two")
+    drain = drain_paused()
     with transaction() as session:
-        told = list(gauges.of_jobs(session, datetime.now(UTC), settings()))
-    [waiting] = [sample for metric in told for sample in metric.samples if sample.name == "drover_job_waiting"]
-    assert waiting.labels["job_id"] == str(number)
-    assert waiting.labels["reason"].startswith("limited to # MB/s, # left: ")
+        now = datetime.now(UTC)
+        metrics = [*gauges.of_jobs(session, now, settings()), *gauges.of_drains(session, now)]
+    told = {sample.name: sample.labels for metric in metrics for sample in metric.samples}
+    assert told["drover_job_waiting"]["job_id"] == str(number)
+    assert told["drover_job_waiting"]["reason"].startswith("limited to # MB/s, # left: ")
+    assert told["drover_queued_jobs"]["reason"] == wait_reasons.UNDECIDED
+    assert told["drover_drain_waiting"]["drain"] == str(drain)
+    assert told["drover_drain_waiting"]["reason"] == "paused: `drover drain resume #`"
+
+
+@pytest.mark.usefixtures("database")
+def test_a_move_says_that_it_waits_for_a_file_of_another_one_until_it_copies_that_itself(tmp_path: Path) -> None:
+    ctx = step_contexts.claimed(tmp_path, (StepName.COPY_FILES, Side.SOURCE), Direction.DO)
+    progress = _Progress(ctx, 0)
+    asyncio.run(progress.busy())
+    assert queries.snapshot(ctx.job.id).job.wait_reason == ctx.remark
+    assert "another move is copying the same file there" in str(ctx.remark)
+    asyncio.run(progress.copied(10))
+    assert (queries.snapshot(ctx.job.id).job.wait_reason, ctx.remark) == (None, None)
+    assert documents.explanation(ctx.job.id)["events"][-1]["sentence"] == "the move goes on"
 
 
 def test_an_outage_of_redis_that_a_job_outlived_is_in_its_story(console: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""Flower in a real browser: a move is seen there by guest, hosts, step and progress."""
+"""Flower in a real browser: a move is seen there by guest, hosts, step, progress and what it waits for."""
 
 import shutil
 import subprocess
@@ -43,7 +43,7 @@ def answers(url: str) -> bool:
         return False
 
 
-def test_a_browser_shows_guest_hosts_step_and_progress_of_a_move_and_the_newest_first(
+def test_a_browser_shows_guest_hosts_step_progress_and_wait_of_a_move_and_the_newest_first(
     flower: str, moves: Moves, tmp_path: Path
 ) -> None:
     until("Flower answers", lambda: answers(flower))
@@ -52,11 +52,15 @@ def test_a_browser_shows_guest_hosts_step_and_progress_of_a_move_and_the_newest_
     until("the disk is copied", lambda: moves.job(job.id).disks[0].bytes_copied > 0)
     link = chain.LINKS.index((chain.StepName.AWAIT_SYNC, Side.SOURCE)) + 1
     place = f"job {job.id}, link {link} of {len(chain.LINKS)} on host-a: "
-    wanted = ("drover.step.await_sync", "drover.step.prepare_dest_image", f"{guest}: host-a to host-b", place, " %")
+    waits = " %, limited to 1.0 MB/s, "
+    wanted = ("drover.step.await_sync", "drover.step.prepare_dest_image", f"{guest}: host-a to host-b", place, waits)
 
-    def shown() -> str:
+    def shown(*wanted: str) -> str:
         seen = page(f"{flower}/tasks", tmp_path)
         return seen if all(word in seen for word in wanted) else ""
 
-    seen = until("the copy is seen to go on", shown)
+    seen = until("the copy is seen to go on", lambda: shown(*wanted))
     assert seen.index("drover.step.await_sync") < seen.index("drover.step.prepare_dest_image")
+    moves.hurry(job.id)
+    moves.done(moves.ended(job.id))
+    assert waits not in until("its end is seen", lambda: shown("drover.step.cleanup"))

@@ -44,6 +44,7 @@ from tests import factories
 from tests.cli.test_help import every_command
 from tests.factories import happens
 from tests.helpers import until
+from workflows import fleet_limits, guests
 from workflows.roll import commands as rolls
 from workflows.roll.commands import RollRequest
 
@@ -353,6 +354,10 @@ def described(scrape: Scrape) -> dict[str, tuple[str, frozenset[str]]]:
 def telling(fleet: Scrape, drain: Drain, database_lab: Lab) -> Iterator[Scrape]:
     """A fleet with a value for each metric."""
     factories.guest("tmp", "hv1")
+    guests.describe("tmp", labels=["tier=db"])
+    fleet_limits.describe_host("hv1", {}, ["rack=r1"])
+    factories.guest("later", "hv1")
+    factories.job("later", "hv2")
     expected = Estimate(copy_s=60, switch_s=6, copy_bytes=60, link_bytes_per_s=1)
     factories.job("tmp", "hv2", state=JobState.RUNNING, estimate=expected)
     rolls.submit(RollRequest(hosts=("hv1", "hv2"), hook=Hook(argv=("upgrade",))))

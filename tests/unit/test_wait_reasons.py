@@ -61,6 +61,25 @@ def test_a_held_move_says_how_it_is_released() -> None:
     assert told == "held, its disks are kept in sync, until `drover job release 13`"
 
 
+def test_the_step_that_is_at_work_says_of_itself_what_every_other_view_says() -> None:
+    ram = RamProgress(limit_per_s=10**6, bytes_per_s=10**6, remaining=40 * 10**6)
+    limited = Pace(copied_per_s=10 * MB, limit_per_s=10 * MB)
+    waiting = (
+        in_sync(job(hold=True)),
+        job(pace=limited),
+        job(at_work="mirror_disks", pace=limited),
+        job(at_work="migrate_ram", ram=ram),
+        job(wait_reason="its window is closed"),
+    )
+    for going in waiting:
+        name = next(step.name for step in going.steps if step.state is StepState.RUNNING)
+        told = wait_reasons.of_step(going, name, None)
+        assert told is not None
+        assert told == wait_reasons.of_job(going, conditions())
+    assert wait_reasons.of_step(job(), "await_sync", None) is None
+    assert wait_reasons.of_step(job(pace=limited), "await_sync", "b has no room") == "b has no room"
+
+
 def test_a_held_move_that_is_rolled_back_is_not_called_held() -> None:
     for ending in ({"state": JobState.ROLLING_BACK}, {"cancel_requested": True}):
         assert "held" not in str(wait_reasons.of_job(in_sync(job(hold=True, **ending)), conditions()))
@@ -83,8 +102,10 @@ def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> 
 
 
 def test_a_silent_host_whose_step_is_next_holds_the_job_up() -> None:
-    told = wait_reasons.of_job(job(at_work=None), conditions(silences_s={"a": 1.0, "b": 400.0}))
-    assert told == "b is silent for 6:40 (is its worker down?): start it there, or `drover job cancel 13`"
+    silent = conditions(silences_s={"a": 1.0, "b": 400.0})
+    for waiting in (job(at_work=None), job(at_work=None, state=JobState.QUEUED)):
+        told = wait_reasons.of_job(waiting, silent)
+        assert told == "b is silent for 6:40 (is its worker down?): start it there, or `drover job cancel 13`"
 
 
 def test_a_move_past_its_point_of_no_return_is_not_to_be_cancelled() -> None:
@@ -123,6 +144,7 @@ def test_a_guest_that_writes_faster_than_the_limit_is_told_with_what_lifts_it() 
         ({"state": JobState.NEEDS_OPERATOR}, {}, "an operator must decide: `drover job explain 13`"),
         ({"wait_reason": "Redis takes no messages: OOM"}, {}, "Redis takes no messages: OOM"),
         ({"progress_at": NOW - timedelta(minutes=2)}, {}, "no progress for 2:00 (no step is at work)"),
+        ({"progress_at": NOW - timedelta(minutes=2), "hold": True}, {}, "no progress for 2:00 (no step is at work)"),
     ],
 )
 def test_no_job_that_stands_is_without_a_reason(columns: dict[str, Any], changed: dict[str, Any], says: str) -> None:
@@ -135,6 +157,12 @@ def test_a_step_that_nobody_takes_up_and_one_that_is_tried_again_say_so() -> Non
     assert "has not taken up prepare_dest_image for 9 s" in (wait_reasons.of_job(made, conditions()) or "")
     made.steps[0].next_at, made.steps[0].error = NOW + timedelta(seconds=5), "no route"
     assert wait_reasons.of_job(made, conditions()) == "prepare_dest_image is tried again in 5 s: no route"
+
+
+def test_a_move_whose_guest_is_watched_for_long_after_its_switchover_says_so() -> None:
+    watched = job(at_work="check_guest", progress_at=NOW - timedelta(seconds=40), committed_at=NOW)
+    told = wait_reasons.of_job(watched, conditions())
+    assert told == "web runs on b; b has looked for 40 s whether it is well there"
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLED_BACK])
@@ -151,6 +179,10 @@ def test_a_drain_says_why_it_begins_nothing() -> None:
     assert wait_reasons.of_drain(drain(DrainState.PAUSED), {}, controlled=True) == "paused: `drover drain resume 3`"
     assert wait_reasons.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=True) == "web: b has no room"
     assert "no controller" in (wait_reasons.of_drain(drain(DrainState.RUNNING, waits), {}, controlled=False) or "")
+    asked = DrainGuest(guest="db", state=GuestState.WAITING, asked_at=NOW)
+    assert wait_reasons.of_drain(drain(DrainState.RUNNING, asked), {}, controlled=True) == (
+        "db: its hosts are asked about it"
+    )
     moving = DrainGuest(guest="db", state=GuestState.MOVING, job_id=13)
     assert wait_reasons.of_drain(drain(DrainState.RUNNING, waits, moving), {13: job()}, controlled=True) is None
     held = {13: in_sync(job(hold=True))}

@@ -258,8 +258,11 @@ class _Copier:
         for disk in self.ctx.job.disks:
             if disk.bytes_copied < self.sent.get(disk.index, 0):
                 disk.bytes_copied, self.ctx.job.progress_at = self.sent[disk.index], self.ctx.claim.now()
-        pace = self.meter.look(sum(self.sent.values()), sum(disk.bytes_total for disk in self.ctx.job.disks), 0)
+        sent, total = sum(self.sent.values()), sum(disk.bytes_total for disk in self.ctx.job.disks)
+        pace = self.meter.look(sent, total, limit := self.limiter.bytes_per_s)
+        self.ctx.job.pace = pace.model_copy(update={"copied_under_per_s": limit})
         claims.progress(self.ctx.claim, self.ctx.settings, mirrors.rates(pace))
+        self.ctx.announce(100 * sent // max(total, 1))
 
 
 async def _frozen(here: Path, disk: Changed) -> Sequence[Extent]:

@@ -34,3 +34,4 @@ class Remarks:
         with self.ctx.record() as (session, job, step):
             step.error = remark
             record_event(session, job.id, by=self.ctx.claim.owner, action=action, sentence=remark or "the move goes on")
+        self.ctx.remark = remark

@@ -24,14 +24,19 @@ RECORD_S = 1.0
 class Recording:
     """Whether it is time to write down once more how far something is."""
 
-    def __init__(self) -> None:
-        self.next_at = 0.0
+    def __init__(self, every_s: float = RECORD_S) -> None:
+        self.every_s, self.next_at = every_s, 0.0
+
+    @property
+    def left_s(self) -> float:
+        """Until it is."""
+        return max(self.next_at - time.monotonic(), 0.0)
 
     def due(self) -> bool:
-        """It is; then not again for a second."""
-        if time.monotonic() < self.next_at:
+        """It is; then not again for so long."""
+        if self.left_s:
             return False
-        self.next_at = time.monotonic() + RECORD_S
+        self.next_at = time.monotonic() + self.every_s
         return True
 
 

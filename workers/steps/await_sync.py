@@ -25,7 +25,8 @@ from workers.switchover import supervisor
 from workflows.migration.chain import BeginAnew, Restart
 
 POLL_S = 1.2
-"""QEMU reports most changes by events; each poll takes time of the main loop from the guest's own requests."""
+"""QEMU reports most changes by events; each poll takes time of the main loop from the guest's own requests. A budget or
+limit that is changed is obeyed after this long at the latest."""
 EVENTS = ("BLOCK_JOB_READY", "BLOCK_JOB_ERROR", "BLOCK_JOB_COMPLETED", "STOP", "RESUME")
 HEAL_S = 60.0
 """How long a mirror that stopped with an error is resumed repeatedly before the copy is begun anew.
@@ -69,7 +70,7 @@ class _Watch:
 
     def __init__(self, ctx: Context, monitor: Monitor) -> None:
         self.ctx, self.monitor = ctx, monitor
-        self.recording = pace.Recording()
+        self.recording = pace.Recording(POLL_S)
         self.heal_until: float | None = None
         self.moved_at, self.moved_bytes = time.monotonic(), -1
         self.room = _Room()
@@ -96,10 +97,11 @@ class _Watch:
             await self.record_progress(states, at_once=in_sync)
             if in_sync and all(disk.ready_at for disk in self.ctx.job.disks):
                 return
-            await self.heal(states)
             await self.give_up_on_silence(states)
+            if await self.heal(states):
+                continue  # it has waited
             try:
-                async with asyncio.timeout(POLL_S):
+                async with asyncio.timeout(self.recording.left_s):
                     await events.get()
             except TimeoutError:
                 pass
@@ -112,8 +114,6 @@ class _Watch:
     async def record_progress(self, states: dict[str, Mirror], *, at_once: bool) -> None:
         if not self.recording.due() and not at_once:
             return
-        total = sum(mirror.total_bytes for mirror in states.values())
-        self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
         await self.bandwidth.share(states)
         found = self.meter.pace(states, self.bandwidth.limit_per_s)
         await self.slowdown.look(states)
@@ -124,6 +124,8 @@ class _Watch:
             }
         )
         await asyncio.to_thread(mirrors.record, self.ctx, states, self.seen, dict(self.bandwidth.given))
+        total = sum(mirror.total_bytes for mirror in states.values())
+        self.ctx.announce(100 * sum(mirror.copied_bytes for mirror in states.values()) // max(total, 1))
 
     async def give_up_on_silence(self, states: dict[str, Mirror]) -> None:
         """A link that drops packets causes no error for a quarter of an hour, by TCP's own timeout.
@@ -141,12 +143,13 @@ class _Watch:
         elif still_s > (await asyncio.to_thread(_host_patience)).total_seconds():
             raise Fatal(f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source} for {still_s:.0f} s")
 
-    async def heal(self, states: dict[str, Mirror]) -> None:
+    async def heal(self, states: dict[str, Mirror]) -> bool:
+        """Have mirrors that stopped go on, and wait a moment; false: none did."""
         broken = [name for name, mirror in states.items() if not mirror.healthy]
         if not broken or self.room.stood_at:
             self.heal_until = None
         if not broken:
-            return
+            return False
         self.heal_until = self.heal_until or time.monotonic() + HEAL_S
         if time.monotonic() > self.heal_until:
             raise BeginAnew(f"the destination's images could not be written for {HEAL_S:g} s", Restart.NBD_SERVER)
@@ -154,7 +157,8 @@ class _Watch:
             raise BeginAnew("the NBD server is gone: the copy begins anew", Restart.NBD_SERVER)
         for name in broken:
             await block.resume_mirror(self.monitor, name)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(self.recording.left_s)
+        return True
 
 
 class _Room:

@@ -120,8 +120,8 @@ class _Record:
         disks = self.ctx.source.disks
         total = sum(disk.virtual_size_bytes for disk in disks)
         compared = sum(disk.bytes_compared for disk in (*self.done, now))
-        self.ctx.announce(100 * compared // max(total, 1))
         self.ctx.note(proof=Proof(disks=(*self.done, now)), progress_at=self.ctx.claim.now())
+        self.ctx.announce(100 * compared // max(total, 1))
 
 
 def _sentence(found: Proof) -> str:

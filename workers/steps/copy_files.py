@@ -10,6 +10,7 @@ from drover.errors import Fatal
 from models.documents import FileCopy
 from models.job import Side
 from workers.disks import mirrors
+from workers.disks.held_up import Remarks
 from workers.disks.pace import Recording
 from workers.media import placing, sender
 from workers.media.sender import Gone, Way
@@ -66,6 +67,7 @@ class CopyFilesSource(StepHandler):
                 await sender.send(place, file, progress.way())
             except Gone as error:
                 raise BeginAnew(str(error), Restart.FILES) from error
+            await asyncio.to_thread(progress.remarks.tell, None)
             done += file.size_bytes
         ctx.note(file_copy=copy.model_copy(update={"missing": (), "bytes_copied": copy.bytes_total}))
 
@@ -80,6 +82,7 @@ class _Progress:
     def __init__(self, ctx: Context, before: int) -> None:
         self.ctx, self.before = ctx, before
         self.recording, self.allowed = Recording(), 0
+        self.remarks = Remarks(ctx)
 
     def way(self) -> Way:
         return Way(
@@ -102,18 +105,15 @@ class _Progress:
         return self.allowed
 
     async def busy(self) -> None:
-        await asyncio.to_thread(self._remark, "another move is copying the same file there: it is waited for")
+        await asyncio.to_thread(self.remarks.tell, "another move is copying the same file there: it is waited for")
 
     async def copied(self, of_this: int) -> None:
         if self.recording.due():
             await asyncio.to_thread(self._record, self.before + of_this)
 
-    def _remark(self, text: str) -> None:
-        with self.ctx.record() as (_, _job, step):
-            step.error = text
-
     def _record(self, copied: int) -> None:
         self.allowed = mirrors.budget(self.ctx)
         copy = self.ctx.job.file_copy or FileCopy()
-        self.ctx.announce(100 * copied // max(copy.bytes_total, 1))
+        self.remarks.tell(None)
         self.ctx.note(file_copy=copy.model_copy(update={"bytes_copied": copied}), progress_at=self.ctx.claim.now())
+        self.ctx.announce(100 * copied // max(copy.bytes_total, 1))

@@ -305,7 +305,6 @@ class _Progress:
         busy = self.writing is not None and not self.writing.done()
         if not ram or busy or not self.recording.due():
             return
-        self.ctx.announce(100 * (ram["total"] - ram["remaining"]) // max(ram["total"], 1))
         self.writing = asyncio.create_task(asyncio.to_thread(self._record, ram))
         self.writing.add_done_callback(_log_failure)
 
@@ -324,6 +323,7 @@ class _Progress:
         limit = self._note(ram)
         terms = Terms(bandwidth_bytes_per_s=limit, max_downtime_ms=escalation.limit_ms, give_up=escalation.gives_up)
         terms.save(self.terms_file)
+        self.ctx.announce(100 * (ram["total"] - ram["remaining"]) // max(ram["total"], 1))
 
     def _note(self, ram: dict[str, int]) -> int:
         """Returns what it may send at most."""

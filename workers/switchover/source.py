@@ -215,7 +215,7 @@ class Source:
             event = None
         if time.monotonic() > self.report_at:
             await self.report()
-            await self.obey()
+        await self.obey()
         self.check_peer()
         return not await self.handle(event)
 

@@ -304,7 +304,7 @@ def go_on(session: Session, drain: Drain) -> None:
         )
     other = under_way(session, drain.host)
     if other is not None and other.id != drain.id:
-        raise PreconditionFailed(f"drain {other.id} of {drain.host} is under way: wait for its end")
+        raise PreconditionFailed(f"drain {other.id} of {drain.host} is under way: `drover drain watch {other.id}`")
     if held_by := held(session, drain):
         raise PreconditionFailed(held_by)
     try_again(drain)

@@ -6,6 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from drover import words
+from drover.settings import settings
 from models import fleet
 from models.base import now
 from models.database import transaction
@@ -13,7 +14,7 @@ from models.documents import AllowedHosts, MigrationOptions, Window
 from models.drain import DrainKind
 from models.host import Host
 from models.job import Job, JobState
-from workflows import estimate, hosts, leader_election, policies, schedule, timetable
+from workflows import capacity, estimate, hosts, leader_election, policies, schedule, timetable
 from workflows.drain import commands, planner
 from workflows.drain.planner import DrainRequest
 from workflows.host_rpc import known_host
@@ -77,6 +78,8 @@ def _by_rows(session: Session, host: str, window: Window | None) -> Headroom:
 
 def _obstacles(session: Session, host: str) -> list[str]:
     found = [] if leader_election.anybody_acts(session) else ["no controller is active: start `drover controller`"]
+    room = capacity.rooms(session, settings())[host]
+    found += [f"{room.silence}, what it has is not known"] if room.silent else []
     drain = commands.under_way(session, host)
     if drain is not None:
         found.append(f"drain {drain.id} of {host} is {drain.state}: `drover drain show {drain.id}`")

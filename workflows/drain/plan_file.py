@@ -188,7 +188,9 @@ def read(text: str, name: str) -> PlanFile:
         PreconditionFailed: it is no plan, or of a later version; one sentence names the place.
     """
     try:
-        plan = PlanFile.read(yaml.safe_load(text))
+        if (document := yaml.safe_load(text)) is None:
+            raise PreconditionFailed("it is empty; `drover plan drain HOST --out FILE` writes one")
+        plan = PlanFile.read(document)
         plan.drain_request()
     except yaml.YAMLError as error:
         raise PreconditionFailed(f"{name} is no YAML: {' '.join(str(error).split())}") from error

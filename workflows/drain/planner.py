@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
@@ -255,12 +256,14 @@ class _Survey:
 
 
 def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked, str]:
-    """Ask about several at once; returns what was refused, and why."""
+    """Ask about several at once; returns what was refused, and why. Without a broker nobody is asked, and none is."""
 
     def why(one: Asked) -> str | None:
         try:
             ask(one)
         except PreconditionFailed as error:
+            if isinstance(error.__cause__, BrokerUnreachable):
+                raise
             return str(error)
         return None
 

@@ -188,14 +188,14 @@ def note(columns: Mapping[str, Any]) -> ReturningUpdate[int]:
     return written.execution_options(synchronize_session=False)
 
 
-def _progress() -> Select[bool, bool, MigrationOptions, bool]:
+def _progress() -> Select[bool, bool, MigrationOptions, str | None, bool]:
     """Prolong a lease that has not run out, and write down how far each disk is."""
     leased = exists().where(Step.job_id == Job.id, *STILL_HELD, Step.lease_until > func.clock_timestamp())
     job = (
         update(Job)
         .where(*UNCHANGED, leased)
         .values(progress_at=func.coalesce(AT, Job.progress_at), pace=bindparam("pace", type_=Job.pace.type))
-        .returning(Job.id, Job.hold, Job.seed, Job.options, Job.cancel_requested)
+        .returning(Job.id, Job.hold, Job.seed, Job.options, Job.wait_reason, Job.cancel_requested)
         .cte("noted")
     )
     lease = update(Step).where(Step.job_id == job.c.id, Step.seq == SEQ).values(lease_until=LEASE_END)
@@ -214,7 +214,7 @@ def _progress() -> Select[bool, bool, MigrationOptions, bool]:
         .where(Disk.job_id == job.c.id, Disk.index == seen.c.index)
         .values(bytes_copied=seen.c.copied, bytes_total=seen.c.total, bytes_first=seen.c.first, ready_at=seen.c.ready)
     )
-    told = select(job.c.hold, job.c.seed, job.c.options, job.c.cancel_requested)
+    told = select(job.c.hold, job.c.seed, job.c.options, job.c.wait_reason, job.c.cancel_requested)
     return told.add_cte(lease.cte("renewed"), disks.cte("told"))
 
 

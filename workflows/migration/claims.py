@@ -175,7 +175,7 @@ def progress(claim: Claim, settings: Settings, rates: Rates | None = None) -> No
         values = _held(claim) | each | {"at": job.progress_at, "pace": job.pace, "ttl": settings.lease_ttl}
         told = _still_held(claim, session.execute(statements.PROGRESS, values).one_or_none())
         _sample(session, claim, rates)
-    job.hold, job.seed, job.options = told.hold, told.seed, told.options
+    job.hold, job.seed, job.options, job.wait_reason = told.hold, told.seed, told.options, told.wait_reason
     _prolonged(claim, asked, settings, cancel_requested=told.cancel_requested)
 
 

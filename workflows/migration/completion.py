@@ -7,13 +7,13 @@ from drover.errors import PreconditionFailed
 from models.base import now
 from models.controller import wake
 from models.database import transaction
+from models.documents import MOST_DOWNTIME_MS
 from models.event_action import EventAction
 from models.job import Job, JobState, record_event
 from workflows import budgets, estimate, windows
 from workflows.migration import jobs
 
-MOST_S = 2000.0
-"""QEMU takes no more."""
+MOST_S = MOST_DOWNTIME_MS / 1000
 
 
 @dataclass(frozen=True, kw_only=True)

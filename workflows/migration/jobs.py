@@ -274,6 +274,7 @@ class Changes:
 
     def __post_init__(self) -> None:
         budgets.enough(self.bandwidth_bytes_per_s or 0)
+        policies.check_pause("max_downtime_ms", self.max_downtime_ms or 1)
 
     def apply(self, to: Job | Drain) -> None:
         """Write them down. The caller holds the row's lock."""

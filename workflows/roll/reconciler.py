@@ -210,19 +210,24 @@ def _wind_up(session: Session, roll: Roll) -> None:
             row.move(RollHostState.LEFT, _left_as(session, row))
     if all(row.state.ended for row in roll.hosts):
         roll.move(session, RollState.CANCELLED)
+    else:
+        roll.wait_reason = _what_goes_on(roll)
 
 
 def _goes_on(session: Session, row: RollHost) -> bool:
     """Something of the roll is still under way there. A drain is ended; a hook is not, it may be in the middle."""
     if row.state is RollHostState.IN_HOOK:
         run = session.get(HookRun, row.hook_run_id) if row.hook_run_id is not None else None
-        going = run is not None and run.ended_at is None and not hooks.was_not_taken(session, run)
-        return going and run is not None and hooks.failure(session, run) is None
+        if run is None or run.ended_at is not None or hooks.was_not_taken(session, run) or hooks.is_lost(session, run):
+            return False
+        row.reason = f"{hooks.progress(session, run)}: the roll ends once that has ended, or was killed there"
+        return True
     drain_id = {RollHostState.DRAINING: row.drain_id, RollHostState.RETURNING: row.return_id}.get(row.state)
     drain = session.get(Drain, drain_id, with_for_update=True) if drain_id is not None else None
     if drain is None or drain.state.ended:
         return False
     drains.end(session, drain)
+    row.reason = _moves(drain)
     return not drain.state.ended
 
 

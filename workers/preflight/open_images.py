@@ -53,7 +53,8 @@ def swapped(disks: Sequence[SourceDisk]) -> Iterator[Check]:
     there = [(disk, _taken(disk.path)) for disk in disks if not disk.block_device]
     for disk, taken in there:
         for other, taken_there in there:
-            if taken_there == disk.allocated_bytes not in {taken, other.allocated_bytes}:
+            told = disk.allocated_bytes, other.allocated_bytes  # both have grown since, where the guest writes
+            if told == (taken_there, taken) and taken != taken_there:
                 seen = f"{disk.path}, the image of disk {disk.qdev}, is at {other.path} by now, as another one of its"
                 yield checks.disks.IMAGE_ASTRAY.found(
                     f"{seen} images is at its place", remedy="give each its former name again"

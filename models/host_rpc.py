@@ -37,6 +37,8 @@ class Inspect(Question[Inspection]):
     """See `MigrationOptions.hooks`."""
     moves: bool = False
     """It is to be moved: what a copy of each disk takes is measured as well, which may last."""
+    looks: bool = True
+    """For how much the guest writes and changes of its RAM: that takes a second or two, see `DROVER_LOOK_S`."""
 
 
 class PlanDestination(Question[DestinationPlan]):

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before any worker of pytest-xdist starts: all share the guests that were booted once, and leave out the same."""
     saved_guests.share_folder()
     if config.args_source is pytest.Config.ArgsSource.TESTPATHS:  # whatever is named is run
-        config.option.markexpr = f"({config.option.markexpr}) and not thorough"
+        config.option.markexpr = f"({config.option.markexpr}) and not (thorough or all_lines or compose)"
 
 
 ROUND_TRIPS = 2

@@ -237,22 +237,32 @@ def destination(asked: MigrationSubmission) -> str:
     if asked.to is not None:
         return asked.to
     guest, key = known_guest(asked.guest), asked.idempotency_key
-    arrived = (Job.guest == guest.name) & (Job.destination == guest.host) & (Job.state == JobState.DONE)
     same = (Job.guest == guest.name) & (Job.idempotency_key == key)
     with transaction() as session:
         if key is not None and (there := session.scalar(select(Job.destination).where(same))) is not None:
             return there
-        came_from = session.scalar(select(Job.source).where(arrived).order_by(Job.id.desc()).limit(1))
-    if came_from is None:
+        home = came_from(session, guest)
+    if home is None:
         raise PreconditionFailed(f"{guest.name} was never moved to {guest.host}: name a host with --to")
-    return came_from
+    return home
 
 
-def inspect(guest: Guest, how: MigrationOptions | None = None) -> Inspection:
-    """Ask its host what it is now, and what is against moving it; `how`: it is to be moved so."""
+def came_from(session: Session, guest: Guest) -> str | None:
+    """The host that it was on before the one where it is."""
+    arrived = (Job.guest == guest.name) & (Job.destination == guest.host) & (Job.state == JobState.DONE)
+    return session.scalar(select(Job.source).where(arrived).order_by(Job.id.desc()).limit(1))
+
+
+def inspect(guest: Guest, how: MigrationOptions | None = None, *, measured: bool = True) -> Inspection:
+    """Ask its host what it is now, and what is against moving it; `how`: it is to be moved so.
+
+    Not measured, which takes seconds, are what it writes and changes, known from the last time, and a copy's size.
+    """
     known_host(guest.host)
     wanted = how or MigrationOptions()
-    question = Inspect(qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks, moves=how is not None)
+    question = Inspect(
+        qmp=guest.qmp, chain=wanted.chain, hooks=wanted.hooks, moves=how is not None and measured, looks=measured
+    )
     try:
         inspection = ask(guest.host, question)
     except HostRefused as error:

@@ -10,7 +10,7 @@ from drover.errors import PreconditionFailed
 from models.database import transaction
 from models.drain import Drain, DrainKind
 from models.guest import Guest
-from models.host_rpc import Question
+from models.host_rpc import Inspect, Question
 from models.job import Job, JobState
 from tests.cli.support import document, drover, end_job, insert_job
 from tests.documents import inspection
@@ -319,3 +319,21 @@ def test_why_a_job_does_not_go_on_is_shown_in_every_state(database: None) -> Non
     assert "Redis refuses writes" in drover("job", "watch", str(number), "--timeout", "0").stderr
     end_job(number, JobState.DONE, 0).join()
     assert document("job", "explain", str(number))["wait_reason"] is None, "it has ended"
+
+
+def test_nothing_is_measured_before_a_guest_goes_back_to_where_it_came_from(
+    database: None, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[bool, bool]] = []
+    answer: Callable[..., Any] = vars(guests)["ask"]
+
+    def ask(host: str, question: Inspect) -> Any:
+        asked.append((question.moves, question.looks))
+        return answer(host, question)
+
+    monkeypatch.setattr(guests, "ask", ask)
+    preflight.plan(_web(), "hv2")
+    insert_job(JobState.DONE, source="hv2", destination="hv1")
+    preflight.plan(_web(), "hv2")
+    preflight.plan(_web(), "hv2", tried=True)
+    assert asked == [(True, True), (False, False), (True, True)]

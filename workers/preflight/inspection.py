@@ -110,7 +110,8 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _blockers(monitor, identity.argv),
         process_state.exports(monitor),
     )
-    (facts, devices, layout, present, blockers, exports), did = await asyncio.gather(look, _activity(monitor, settings))
+    known, did = await asyncio.gather(look, _activity(monitor, question, settings))
+    facts, devices, layout, present, blockers, exports = known
     emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
     needed = await asyncio.to_thread(
         listing.listed,
@@ -185,7 +186,9 @@ async def _facts(monitor: Monitor) -> dict[str, Any]:
     }
 
 
-async def _activity(monitor: Monitor, settings: Settings) -> Activity | None:
+async def _activity(monitor: Monitor, question: Inspect, settings: Settings) -> Activity | None:
+    if not question.looks:
+        return None
     memory = await monitor.query("query-memory-size-summary")
     return await activity.seen(monitor, memory["base-memory"], settings.look.total_seconds())
 

@@ -9,6 +9,7 @@ nothing but the two hosts may matter. So this step ends when the switchover proc
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from contextlib import closing
 
 from sqlalchemy import select
@@ -296,7 +297,7 @@ class _Progress:
             measures=allowed.ladder,
         )
         self.terms_file = ctx.directory.terms_file(Side.SOURCE, attempt)
-        self.writing: asyncio.Task[None] | None = None
+        self.writing: asyncio.Task[object] | None = None
         self.last: dict[str, int] = {}
 
     def write(self, ram: dict[str, int]) -> None:
@@ -305,14 +306,18 @@ class _Progress:
         busy = self.writing is not None and not self.writing.done()
         if not ram or busy or not self.recording.due():
             return
-        self.writing = asyncio.create_task(asyncio.to_thread(self._record, ram))
-        self.writing.add_done_callback(_log_failure)
+        self.writing = self._begin(self._record, ram)
 
     async def written(self) -> None:
         """All of this attempt is, the last of it too: later it would come behind what became of it."""
         if self.writing is not None:
             await asyncio.wait({self.writing})
-            await asyncio.to_thread(self._note, self.last)
+            await asyncio.wait({self._begin(self._note, self.last)})
+
+    def _begin(self, record: Callable[[dict[str, int]], object], ram: dict[str, int]) -> "asyncio.Task[object]":
+        writing = asyncio.create_task(asyncio.to_thread(record, ram))
+        writing.add_done_callback(_log_failure)
+        return writing
 
     def _record(self, ram: dict[str, int]) -> None:
         job, escalation = self.ctx.job, self.escalation
@@ -341,7 +346,7 @@ class _Progress:
             self.ctx.tell(ACTIONS[taken.measure], taken.sentence)
 
 
-def _log_failure(writing: "asyncio.Task[None]") -> None:
+def _log_failure(writing: "asyncio.Task[object]") -> None:
     """Whatever it is, the RAM is sent on: without the database a lease runs out, and that ends the step."""
     if not writing.cancelled() and (error := writing.exception()) is not None:
         log.info("the progress of the RAM could not be recorded: %s", words.first_line(error))

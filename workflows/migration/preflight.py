@@ -11,10 +11,9 @@ from models.guest import Guest
 from models.host_rpc import PlanDestination
 from models.plan import Inspection, Plan
 from models.preflight import Check, Verdict, refusals
-from workflows import estimate, host_keys, layouts, schedule
+from workflows import estimate, guests, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
-from workflows.guests import inspect, refuse_in_mid_job, refuse_second_name
 from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
 from workflows.submit_options import SubmitOptions
@@ -53,14 +52,18 @@ def estimated(
 def plan(guest: Guest, destination: str, options: MigrationOptions | None = None, *, tried: bool = False) -> Plan:
     """Ask both hosts; if it is to be tried, the destination also starts the guest's QEMU for a moment.
 
+    A guest that goes back to where it came from may be unwell where it is: nothing is measured first.
+
     Raises:
         PreconditionFailed: the guest cannot be moved there.
     """
     if guest.host == destination:
         raise PreconditionFailed(f"{guest.name} is on {destination} already: name another host")
     takes_guests(known_host(destination))
+    with transaction() as session:
+        goes_home = guests.came_from(session, guest) == destination
     try:
-        inspection = movable(guest, options)
+        inspection = movable(guest, options, measured=tried or not goes_home)
     except HostRefused as refused:
         raise _with_those_of(destination, guest, refused, options) from None
     return planned_at(destination, guest, inspection, options, tried=tried)
@@ -71,7 +74,7 @@ def _with_those_of(
 ) -> HostRefused:
     """What the destination has against it besides, so that all is known at once."""
     try:
-        planned_at(destination, guest, inspect(guest, options or MigrationOptions()), options)
+        planned_at(destination, guest, guests.inspect(guest, options or MigrationOptions()), options)
     except HostRefused as there:
         known = {check.name for check in refused.checks}
         more = [check for check in there.checks if check.name not in known]
@@ -83,16 +86,16 @@ def _with_those_of(
     return refused
 
 
-def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection:
+def movable(guest: Guest, options: MigrationOptions | None = None, *, measured: bool = True) -> Inspection:
     """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.
     """
     with transaction() as session:
-        refuse_in_mid_job(session, guest.name)
-    inspection = inspect(guest, options or MigrationOptions())
-    refuse_second_name(guest, inspection)
+        guests.refuse_in_mid_job(session, guest.name)
+    inspection = guests.inspect(guest, options or MigrationOptions(), measured=measured)
+    guests.refuse_second_name(guest, inspection)
     if options is not None and options.verify:
         _refuse_unreadable(guest, inspection)
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]

@@ -402,7 +402,8 @@ class Settings(BaseSettings):
         read_by=WORKER,
         ge=timedelta(0),
         le=timedelta(minutes=1),
-        about="How long a host measures what a guest writes and changes of its RAM, to estimate a move; 0: not at all.",
+        about="How long a host measures what a guest writes and changes of its RAM, to estimate a move; 0: not at all. "
+        "A way back does not wait for it.",
     )
     republish_after: Seconds = _variable(
         "REPUBLISH_AFTER_S",

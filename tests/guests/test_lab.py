@@ -83,8 +83,12 @@ def test_a_guest_moves_in_a_lab_and_nothing_is_left_of_it(folder: Path) -> None:
     assert [path for path in memory if path.exists()] == []
 
 
-OTHERWISE = {"/tmp/drover-lab-$(id -u)": "$DROVER_LAB_DIR", "--fill-mib 300": "--fill-mib 32"}
-"""What is not done as it is typed: the lab lies elsewhere, and there is less to copy."""
+OTHERWISE = {
+    "/tmp/drover-lab-$(id -u)": "$DROVER_LAB_DIR",
+    ">job-6.html": ">$DROVER_LAB_DIR/job-6.html",
+    "--fill-mib 300": "--fill-mib 32",
+}
+"""What is not done as it is typed: the lab lies elsewhere, the report too, and there is less to copy."""
 CODES = {"drover job cancel 6 --wait": {3}, "drover doctor": {0, 1}}
 """Exit codes of commands; of others 0. `doctor` finds fault with some machines that a test runs on."""
 

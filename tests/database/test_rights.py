@@ -166,21 +166,28 @@ def test_doctor_finds_the_schema_whatever_the_role(moving: int, role: str) -> No
         assert doctors.database().sentence.startswith("it answers")
 
 
-def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
+def _written_by_hosts(columns: str, constraints: str) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Tables and columns that a hypervisor's role may write, and those of them that no such constraint bounds."""
     may = text(
         "SELECT table_name, column_name FROM information_schema.column_privileges"
         " JOIN information_schema.columns USING (table_schema, table_name, column_name)"
-        " WHERE grantee = 'drover_host' AND privilege_type IN ('UPDATE', 'INSERT')"
-        " AND data_type = 'timestamp with time zone' AND table_schema = 'public'"
+        " WHERE grantee = 'drover_host' AND privilege_type IN ('UPDATE', 'INSERT') AND table_schema = 'public'"
+        f" AND {columns}"
     )
     checked = text(
-        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname ~ '_times$'"
+        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint"
+        f" WHERE conname ~ '{constraints}$'"
     )
     with transaction() as session:
         held = {str(row[0]): str(row[1]) for row in session.execute(checked)}
-        columns = session.execute(may).all()
-    assert columns
-    assert [(table, column) for table, column in columns if f"({column} >= " not in held.get(table, "")] == []
+        written = {(str(table), str(column)) for table, column in session.execute(may)}
+    return written, {(table, column) for table, column in written if f"({column} >= " not in held.get(table, "")}
+
+
+def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
+    written, unbounded = _written_by_hosts("data_type = 'timestamp with time zone'", "_times")
+    assert written
+    assert not unbounded
     for never in ("infinity", "-infinity", "10000-01-01", "0044-03-15 BC"):
         with _as("one"), pytest.raises(IntegrityError, match="ck_host_times"), transaction() as session:
             session.execute(text(f"UPDATE host SET heartbeat_at = '{never}'"))
@@ -188,20 +195,10 @@ def test_a_host_writes_no_time_that_no_process_can_hold(moving: int) -> None:
 
 def test_a_host_writes_no_figure_that_no_sum_can_hold(moving: int) -> None:
     """Room and estimates are reckoned of what all hosts have written."""
-    may = text(
-        "SELECT table_name, column_name FROM information_schema.column_privileges"
-        " JOIN information_schema.columns USING (table_schema, table_name, column_name)"
-        " WHERE grantee = 'drover_host' AND privilege_type IN ('UPDATE', 'INSERT') AND table_schema = 'public'"
-        " AND data_type = 'bigint' AND (column_name ~ '_bytes|bytes_|_per_s')"
-    )
-    checked = text(
-        "SELECT conrelid::regclass::text, pg_get_constraintdef(oid) FROM pg_constraint WHERE conname ~ '_figures$'"
-    )
-    with transaction() as session:
-        held = {str(row[0]): str(row[1]) for row in session.execute(checked)}
-        columns = session.execute(may).all()
-    assert ("guest", "allocated_bytes") in columns
-    assert [(table, column) for table, column in columns if f"({column} >= " not in held.get(table, "")] == []
+    figures = "data_type = 'bigint' AND column_name ~ '_bytes|bytes_|_per_s'"
+    written, unbounded = _written_by_hosts(figures, "_figures")
+    assert ("guest", "allocated_bytes") in written
+    assert not unbounded
     with _as("one"), pytest.raises(IntegrityError, match="ck_guest_figures"), transaction() as session:
         session.execute(text(f"UPDATE guest SET allocated_bytes = {-(2**63)}"))
 

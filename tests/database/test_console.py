@@ -456,7 +456,7 @@ def test_the_api_says_what_is_wrong_as_json_and_changes_nothing(console: httpx.C
         ("/jobs?guest=%00", "guest: a text without NUL is wanted, not '\\x00'"),
         (
             "/plans?al=1&limit=1",
-            "there is no parameter 'al' here: did you mean all? it takes all, limit",
+            "there is no parameter 'al' here: did you mean all? it takes all, guest, selector, since_s, limit",
         ),
         ("/inbox?all=1", "there is no parameter 'all' here: it takes none"),
     ):

@@ -43,6 +43,11 @@ class Wanted:
     """All that were submitted so long ago at the most."""
     limit: int = 100
 
+    @property
+    def with_ended(self) -> bool:
+        """Those that have ended are listed as well."""
+        return self.everything or self.since is not None
+
 
 @dataclass(frozen=True)
 class SubmittedDrain:

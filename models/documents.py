@@ -14,9 +14,9 @@ from models.plan import Chain, Layout
 from models.succession import Succession
 
 DOWNTIME_MS = 300
+"""The default target downtime."""
 MOST_DOWNTIME_MS = 2_000_000
 """QEMU takes no more."""
-"""The default target downtime."""
 VERIFY_BYTES_PER_S = 200_000_000
 """Leaves most of what a disk can do to the guests."""
 CLOCK = r"(?P<hour>[01]?\d|2[0-3]):(?P<minute>[0-5]\d)"

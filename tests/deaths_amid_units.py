@@ -9,15 +9,15 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 from drover.settings import settings
 from models.documents import MigrationOptions
-from models.job import Direction, Job, Side
+from models.job import Job, Side
 from models.plan import Plan
+from tests import factories
 from tests.documents import destination_plan, inspection
 from workers import files
 from workers.guest import incoming_qemu
@@ -25,7 +25,6 @@ from workers.launcher import found, inhibitor, systemd, units
 from workers.process.processes import Process
 from workers.step import Context
 from workers.trust import held_plan
-from workflows.migration.claims import Claim
 
 GUEST = "tried"
 FORMER, OURS = f"{GUEST}.service", units.of(GUEST)
@@ -48,18 +47,7 @@ LEAVES = LIVES | {"Restart": "no"}
 def context(job: int, launcher: Process) -> Context:
     """Of a step of a job that no database knows, about the guest that this process launched, or is."""
     moved = Job(id=job, guest=GUEST, source="one", destination="two", options=MigrationOptions(), kept_by_source=False)
-    claim = Claim(
-        job=moved,
-        seq=0,
-        name="cutover",
-        side=Side.DESTINATION,
-        direction=Direction.DO,
-        token=1,
-        attempt=1,
-        owner="x",
-        deadline=time.monotonic() + 3600,
-    )
-    ctx = Context(claim=claim, settings=settings())
+    ctx = Context(claim=factories.offline_claim(moved, "cutover", Side.DESTINATION), settings=settings())
     if ctx.held is None:
         files.private_folder(ctx.directory.path)
         seen = inspection(

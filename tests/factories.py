@@ -1,5 +1,6 @@
 """Hosts, guests, jobs and limits as rows: enough for whatever decides by rows alone; and settings for it."""
 
+import time
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -15,7 +16,7 @@ from models.documents import HostFacts
 from models.fleet import FleetLimits, Limits
 from models.guest import Guest
 from models.host import Host
-from models.job import Direction, Disk, Job, JobState, Step, StepState
+from models.job import Direction, Disk, Job, JobState, Side, Step, StepState
 from models.transitions import JOB, JobEvent
 from workflows import receivers
 from workflows.migration import chain, claims
@@ -122,6 +123,21 @@ def happens(session: Session, to: Job, *events: JobEvent) -> None:
     for event in events:
         [row] = [row for row in JOB.rows if (row.state, row.event) == (to.state, event)]
         to.apply(session, event, f"it is to {event}", actor=min(row.actors), by="test")
+
+
+def offline_claim(job: Job, name: str, side: Side, *, lasts_s: float = 3600.0) -> Claim:
+    """Of a step that no database knows."""
+    return Claim(
+        job=job,
+        seq=1,
+        name=name,
+        side=side,
+        direction=Direction.DO,
+        token=7,
+        attempt=1,
+        owner="here",
+        deadline=time.monotonic() + lasts_s,
+    )
 
 
 def claim(ours: Settings, job_id: int, position: int, direction: Direction = Direction.DO) -> Claim:

@@ -213,7 +213,7 @@ def make_pipe(path: Path, mode: int, uid: int, gid: int) -> None:
         if not stat.S_ISFIFO(os.fstat(made).st_mode):
             raise UnsafePath(f"{path} was made as a pipe, and somebody put something else there: it is not touched")
         give(made, uid, gid)
-        Path(named(made)).chmod(mode)
+        named(made).chmod(mode)
 
 
 @contextmanager

@@ -27,6 +27,11 @@ def attended() -> ColumnElement[bool]:
     return or_(leader_election.acting(), looked)
 
 
+def is_attended(session: Session) -> bool:
+    """Likewise, as it is now."""
+    return bool(session.scalar(select(attended())))
+
+
 def host_is_back(session: Session, host: str, timeout: timedelta) -> None:
     """To be called before a worker renews its heartbeat: was it silent?"""
     silent = Host.heartbeat_at < func.clock_timestamp() - timeout

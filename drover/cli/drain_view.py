@@ -114,8 +114,7 @@ def listed(wanted: Wanted, *, as_json: bool) -> None:
         output.emit({"drains": rows})
         return
     if not rows:
-        everything = wanted.everything or wanted.since is not None
-        output.note("no drain" if everything else "no drain is under way (`--all` lists those that ended)")
+        output.note("no drain" if wanted.with_ended else "no drain is under way (`--all` lists those that ended)")
     names = ("id", "kind", "host", "state", "moved", "skipped", "total")
     output.table(
         ("DRAIN", "KIND", "HOST", "STATE", "MOVED", "SKIPPED", "GUESTS", "REMARK"),

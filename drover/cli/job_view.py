@@ -24,9 +24,8 @@ def listed(wanted: Wanted, *, as_json: bool) -> None:
         output.emit({"jobs": rows})
         return
     if not rows:
-        everything = wanted.everything or wanted.since is not None
         none = f"no job of {wanted.guest}" if wanted.guest else "no job"
-        output.note(none if everything else f"{none} is under way (`--all` lists those that ended)")
+        output.note(none if wanted.with_ended else f"{none} is under way (`--all` lists those that ended)")
     output.table(TITLES, map(_cells, rows))
 
 

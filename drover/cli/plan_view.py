@@ -15,8 +15,8 @@ def listed(wanted: Wanted, *, as_json: bool) -> None:
         output.emit({"plans": rows})
         return
     if not rows:
-        everything = wanted.everything or wanted.since is not None
-        output.note("no plan" if everything else "no plan waits (`--all` lists those that were applied or withdrawn)")
+        none = "no plan waits (`--all` lists those that were applied or withdrawn)"
+        output.note("no plan" if wanted.with_ended else none)
     output.table(
         ("PLAN", "STATE", "KIND", "HOST", "GUESTS", "TIME", "APPROVED", "SUBMITTED BY", "DRAIN"),
         [

@@ -64,8 +64,7 @@ def listed(wanted: Wanted, *, as_json: bool) -> None:
         output.emit({"rolls": rows})
         return
     if not rows:
-        everything = wanted.everything or wanted.since is not None
-        output.note("no roll" if everything else "no roll is under way (`--all` lists those that ended)")
+        output.note("no roll" if wanted.with_ended else "no roll is under way (`--all` lists those that ended)")
     output.table(
         ("ROLL", "STATE", "DONE", "HOSTS", "REMARK"),
         [(row["id"], row["state"], row["done"], row["total"], row["error"] or row["wait_reason"]) for row in rows],

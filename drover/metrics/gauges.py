@@ -157,7 +157,7 @@ def of_drains(session: Session, now: datetime) -> Iterator[Metric]:
     }
     yield families.DRAIN_GUESTS.of(guests)
     moving = [row.job_id for drain in drains for row in drain.guests if row.state is GuestState.MOVING and row.job_id]
-    jobs, controlled = queries.with_reasons(session, moving), _controlled(session)
+    jobs, controlled = queries.with_reasons(session, moving), outages.is_attended(session)
     waiting = {
         (drain.id, drain.kind.value, drain.host): wait_reasons.of_drain(drain, jobs, controlled=controlled)
         for drain in drains
@@ -179,15 +179,11 @@ def of_rolls(session: Session) -> Iterator[Metric]:
         for state in RollHostState
     }
     yield families.ROLL_HOSTS.of(hosts)
-    controlled = _controlled(session)
+    controlled = outages.is_attended(session)
     waiting = {(roll.id,): wait_reasons.of_roll(roll, controlled=controlled) for roll in rolls}
     yield families.ROLL_WAITING.of(_told(waiting))
     failed = {roll.id: int(roll.state is RollState.PAUSED and roll.error is not None) for roll in rolls}
     yield families.ROLL_FAILED.of(failed)
-
-
-def _controlled(session: Session) -> bool:
-    return bool(session.scalar(select(outages.attended())))
 
 
 def _still_drains(session: Session, now: datetime) -> dict[Labels, float]:

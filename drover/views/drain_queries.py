@@ -9,7 +9,7 @@ from sqlalchemy.orm import selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
 from drover.errors import NotThere, PreconditionFailed
-from drover.views.queries import elapsed_s, with_reasons
+from drover.views.queries import elapsed_s, listed, with_reasons
 from drover.views.remaining import left_s
 from models import fleet, refusal
 from models.database import transaction
@@ -114,10 +114,8 @@ def newest(
     A selector is about their hosts. `since`: all that were submitted so long ago at the most.
     """
     query = select(Drain, func.now()).order_by(Drain.id.desc()).limit(limit)
-    if since is not None:
-        query = query.where(Drain.created_at > func.clock_timestamp() - since)
-    elif not everything:
-        query = query.where(Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED]))
+    goes_on = Drain.state.not_in([DrainState.DONE, DrainState.CANCELLED])
+    query = query.where(listed(Drain.created_at, goes_on, everything=everything, since=since))
     if selector is not None:
         query = query.where(Drain.host.in_(select(Host.name).where(hosts.selected(selector))))
     return _read(query)
@@ -145,7 +143,7 @@ def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
         numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
         jobs = with_reasons(session, numbers)
         max_outgoing = fleet.limits(session).max_outgoing
-        controlled = bool(session.scalar(select(outages.attended())))
+        controlled = outages.is_attended(session)
         for drain, _ in drains:
             for row in drain.guests:
                 why = wait_reasons.of_guest(drain, row, jobs.get(row.job_id or 0), controlled=controlled)

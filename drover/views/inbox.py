@@ -141,7 +141,7 @@ def _checks(session: Session) -> Iterator[Item]:
 
 def _drains(session: Session) -> Iterator[Item]:
     waiting = (DrainState.PAUSED, DrainState.INCOMPLETE)
-    controlled = bool(session.scalar(select(outages.attended())))
+    controlled = outages.is_attended(session)
     for drain in session.scalars(select(Drain).where(Drain.state.in_(waiting))):
         paused = drain.state is DrainState.PAUSED
         why = wait_reasons.of_drain(drain, {}, controlled=controlled)

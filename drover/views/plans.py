@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover import words
+from drover.views.queries import listed
 from drover.views.sentences import Command
 from drover.views.serializers import iso
 from models import fleet
@@ -94,10 +95,7 @@ def newest(
     A selector is about their hosts. `since`: all that were submitted so long ago at the most.
     """
     query = select(SubmittedPlan).order_by(SubmittedPlan.id.desc()).limit(limit)
-    if since is not None:
-        query = query.where(SubmittedPlan.submitted_at > func.clock_timestamp() - since)
-    elif not everything:
-        query = query.where(plans.WAITING)
+    query = query.where(listed(SubmittedPlan.submitted_at, plans.WAITING, everything=everything, since=since))
     if selector is not None:
         host = SubmittedPlan.document["request"]["host"].as_string()
         query = query.where(host.in_(select(Host.name).where(hosts.selected(selector))))

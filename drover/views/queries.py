@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session, defer, joinedload, selectinload
+from sqlalchemy import ColumnElement, Select, func, select, true
+from sqlalchemy.orm import InstrumentedAttribute, Session, defer, joinedload, selectinload
 
 from drover.errors import NotThere, PreconditionFailed
 from drover.views import remaining
@@ -130,6 +130,19 @@ def id_of(idempotency_key: str) -> int:
     return found
 
 
+def listed(
+    submitted_at: InstrumentedAttribute[datetime],
+    goes_on: ColumnElement[bool],
+    *,
+    everything: bool,
+    since: timedelta | None,
+) -> ColumnElement[bool]:
+    """Which are listed: all that were submitted so long ago at the most, else everything, or what goes on."""
+    if since is not None:
+        return submitted_at > func.clock_timestamp() - since
+    return true() if everything else goes_on
+
+
 def newest(
     *,
     everything: bool,
@@ -145,10 +158,7 @@ def newest(
     query = (
         with_conditions().options(selectinload(Job.steps), selectinload(Job.disks)).order_by(Job.id.desc()).limit(limit)
     )
-    if since is not None:
-        query = query.where(Job.created_at > func.clock_timestamp() - since)
-    elif not everything:
-        query = query.where(unfinished())
+    query = query.where(listed(Job.created_at, unfinished(), everything=everything, since=since))
     if guest is not None:
         query = query.where(Job.guest == guest)
     if selector is not None:

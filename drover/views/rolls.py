@@ -7,10 +7,10 @@ import shlex
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, select, true
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import selectinload
 
-from drover.views.queries import delivery
+from drover.views.queries import delivery, listed
 from drover.views.sentences import Command
 from drover.views.serializers import delivery_document, iso, public
 from models.base import Document, now
@@ -98,11 +98,8 @@ def newest(
 
     A selector is about their hosts. `since`: all that were submitted so long ago at the most.
     """
-    which: ColumnElement[bool] = true()
-    if since is not None:
-        which = Roll.created_at > func.clock_timestamp() - since
-    elif not everything:
-        which = Roll.state.not_in([state for state in RollState if state.ended])
+    goes_on = Roll.state.not_in([state for state in RollState if state.ended])
+    which = listed(Roll.created_at, goes_on, everything=everything, since=since)
     if selector is not None:
         meant = RollHost.host.in_(select(Host.name).where(hosts.selected(selector)))
         which &= Roll.id.in_(select(RollHost.roll_id).where(meant))
@@ -118,7 +115,7 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
         theirs = [number for row in hosts for number in (row.drain_id, row.return_id) if number]
         runs = {run.id: run for run in session.scalars(select(HookRun).where(HookRun.id.in_(counted)))}
         drains = {drain.id: drain for drain in session.scalars(select(Drain).where(Drain.id.in_(theirs)))}
-        controlled, at = bool(session.scalar(select(outages.attended()))), now(session)
+        controlled, at = outages.is_attended(session), now(session)
 
     def with_its_work(row: RollHost) -> HostRow:
         drain, run, homecoming = row.drain_id or 0, row.hook_run_id or 0, row.return_id or 0

@@ -8,13 +8,12 @@ from itertools import product
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter
-from fastapi.dependencies.utils import get_flat_params
-from fastapi.params import Query
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from drover.console import actions, api, failures
 from drover.console.access import Approver, Judged, Operator, Reader
+from drover.console.parameters import of_query
 from lab.pages.contracts import SUBMISSIONS, section
 from lab.pages.markdown import one_line, replaced, table
 from models.access import Scope
@@ -73,13 +72,9 @@ def _chosen(hints: dict[str, Any]) -> str:
     return "".join(f" {name.upper()} is {', '.join(f'`{one}`' for one in kind)}." for name, kind in many.items())
 
 
-def _queries(route: APIRoute) -> list[Any]:
-    return [field for field in get_flat_params(route.dependant) if isinstance(field.field_info, Query)]
-
-
 def _taken(route: APIRoute) -> str:
     """Its parameters, and what its body is."""
-    names = [f"`{field.alias}`" for field in _queries(route)]
+    names = [f"`{field.alias}`" for field in of_query(route)]
     told = f" Takes {', '.join(names)}." if names else ""
     kind = _body(route)
     if kind is None:
@@ -102,5 +97,5 @@ def _bodies() -> list[type[BaseModel]]:
 def _parameters() -> Iterator[tuple[str, str]]:
     for router in (api.router, actions.router):
         for route in _routes(router):
-            for field in _queries(route):
+            for field in of_query(route):
                 yield f"`{field.alias}`", field.field_info.description or ""

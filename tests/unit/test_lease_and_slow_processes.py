@@ -12,7 +12,7 @@ import pytest
 from drover.errors import Transient
 from drover.settings import Settings
 from models.documents import MigrationOptions
-from models.job import Direction, Job, Side
+from models.job import Job, Side
 from tests import factories
 from tests.helpers import until
 from workers import executor
@@ -44,17 +44,7 @@ class Blocking(StepHandler):
 
 @pytest.fixture
 def claim() -> Claim:
-    return Claim(
-        job=Job(id=1),
-        seq=1,
-        name="cleanup",
-        side=Side.SOURCE,
-        direction=Direction.DO,
-        token=7,
-        attempt=1,
-        owner="here",
-        deadline=time.monotonic() + 1.5,
-    )
+    return factories.offline_claim(Job(id=1), "cleanup", Side.SOURCE, lasts_s=1.5)
 
 
 def test_a_step_that_holds_up_its_event_loop_keeps_its_lease(

@@ -4,7 +4,6 @@ import asyncio
 import os
 import select
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
@@ -13,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from models.job import Direction, Job, Side
+from models.job import Job, Side
 from tests import factories
 from tests.helpers import until
 from workers.process import processes
@@ -23,21 +22,10 @@ from workers.switchover import __main__ as switch
 from workers.switchover import parameters, supervisor
 from workers.switchover.journal import JournalState
 from workers.switchover.parameters import SourceParameters
-from workflows.migration.claims import Claim
 
 
 def _context(folder: Path) -> Context:
-    claim = Claim(
-        job=Job(id=1),
-        seq=6,
-        name="migrate_ram",
-        side=Side.SOURCE,
-        direction=Direction.DO,
-        token=7,
-        attempt=1,
-        owner="here",
-        deadline=time.monotonic() + 60,
-    )
+    claim = factories.offline_claim(Job(id=1), "migrate_ram", Side.SOURCE, lasts_s=60)
     return Context(claim=claim, settings=factories.offline(directory=folder))
 
 

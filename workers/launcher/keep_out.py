@@ -15,9 +15,10 @@ from models.contracts import Part, nested
 from models.event_action import EventAction
 from models.launcher import Launcher, LauncherKind
 from workers import files
+from workers.launcher import inhibitor
 from workers.process.processes import Process
 from workers.step import Context
-from workers.trust import own_file, policy
+from workers.trust import own_file
 
 NOTE = "README"
 
@@ -37,7 +38,7 @@ def _record(settings: Settings) -> Path:
 
 def is_needed(ctx: Context, launcher: Launcher) -> bool:
     """Nobody has told it anything, or it is unknown."""
-    untold = launcher.stays is not None and policy.of(ctx.settings).launcher is None
+    untold = launcher.stays is not None and inhibitor.program(ctx.settings) is None
     return untold or launcher.kind is LauncherKind.NOBODY
 
 

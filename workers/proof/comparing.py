@@ -86,11 +86,10 @@ class Comparison:
 
     async def run(self) -> DiskProof:
         """From its first byte to its last. Errors as for `Peer.ask`, and `NbdLost`."""
-        while self.compared < self.size_bytes:
-            length = await self._at_once(self.compared)
-            for block in await self._differing(self.compared, length, BLOCK_BYTES):
+        async for offset, length in self._ranges():
+            for block in await self._differing(offset, length, BLOCK_BYTES):
                 self.suspects += await self._differing(*block, PIECE_BYTES)
-            self.compared += length
+            self.compared = offset + length
             await self._tell()
         different = await self._not_the_guests(self.suspects)
         if different:  # looked at once more: an alarm must be certain
@@ -98,11 +97,14 @@ class Comparison:
             different = await self._not_the_guests(again)
         return self._outcome(different)
 
-    async def _at_once(self, offset: int) -> int:
-        """How much is asked about next: more where there is nothing here, for most of a large thin disk is nothing."""
-        left = self.size_bytes - offset
-        extents = await self.ours.extents(ALLOCATION, offset, min(HOLE_BYTES, left))
-        return min(HOLE_BYTES if all(extent.is_zero for extent in extents) else SEGMENT_BYTES, left)
+    async def _ranges(self) -> AsyncIterator[tuple[int, int]]:
+        """What is asked about at once: more where there is nothing here, for most of a large thin disk is nothing."""
+        for begin in range(0, self.size_bytes, HOLE_BYTES):
+            end = min(begin + HOLE_BYTES, self.size_bytes)
+            extents = await self.ours.extents(ALLOCATION, begin, end - begin)
+            at_once = HOLE_BYTES if all(extent.is_zero for extent in extents) else SEGMENT_BYTES
+            for offset in range(begin, end, at_once):
+                yield offset, min(at_once, end - offset)
 
     async def _differing(self, offset: int, length: int, block: int) -> Pieces:
         """The blocks of a range whose digests differ."""

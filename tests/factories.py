@@ -19,9 +19,9 @@ from models.host import Host
 from models.job import Direction, Disk, Job, JobState, Side, Step, StepState
 from models.transitions import JOB, JobEvent
 from workflows import receivers
-from workflows.migration import chain, claims
-from workflows.migration.chain import StepName
+from workflows.migration import claims, links
 from workflows.migration.claims import Claim
+from workflows.migration.links import StepName
 
 WEBHOOK_KEY = "what the tests make secrets of receivers with"
 LOOPBACK = "127.0.0.0/8"
@@ -95,7 +95,7 @@ def new_job(session: Session, name: str, to: str, **columns: Any) -> Job:
     """A job that moves a guest, queued unless `state` is given; not sent to the database before more of it is set."""
     source = session.get_one(Guest, name).host
     made = Job(guest=name, source=source, destination=to, **columns)
-    made.steps = chain.steps(source, to)
+    made.steps = links.steps(source, to)
     made.disks = [Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=10 * GB)]
     if columns.get("state", JobState.QUEUED) is not JobState.QUEUED:
         made.started_at = made.progress_at = func.now()

@@ -21,7 +21,7 @@ from models.documents import Downtime, NbdServer, RamProgress, Switchover
 from models.event_action import EventAction
 from models.job import Disk, Job, JobState, StepState, record_event
 from tests.documents import plan
-from workflows.migration import chain
+from workflows.migration import links
 
 NONCE = "0123456789abcdef01234567"
 KEY = "fedcba9876543210" * 4
@@ -81,7 +81,7 @@ def insert_job(state: JobState, **columns: Any) -> int:
         guest="web", source="hv1", destination="hv2", state=state, plan=plan(),
         nbd_server=NbdServer(nonce=NONCE, address="10.0.0.2", port=4711, sealed=KEY),
         switchover=Switchover(attempt=3),
-        steps=chain.steps("hv1", "hv2"),
+        steps=links.steps("hv1", "hv2"),
         disks=[Disk(index=i, device=f"d{i}", format="raw", source_path=f"/s/{i}", destination_path=f"/d/{i}",
                     bytes_total=2 << 30, bytes_copied=1 << 30) for i in range(2)],
     )  # fmt: skip

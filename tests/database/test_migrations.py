@@ -31,7 +31,7 @@ from models.roll import HookRun, Roll, RollHost
 from models.sample import Sample
 from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
-from workflows.migration import chain
+from workflows.migration import links
 
 pytestmark = pytest.mark.usefixtures("database", "_no_roles")
 
@@ -150,7 +150,7 @@ def _rows_in_every_table() -> None:
         session.add(asked)
         for guest in ("web", "forgotten"):
             job = Job(guest=guest, source="one", destination="two", drain_id=drain.id, state=JobState.DONE)
-            job.steps = chain.steps("one", "two")
+            job.steps = links.steps("one", "two")
             job.disks = [
                 Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=1)
             ]
@@ -194,7 +194,7 @@ def test_every_state_can_be_stored() -> None:
             session.flush()
             session.add(Job(guest=state, source="one", destination="two", state=state))
         job = Job(guest="done", source="one", destination="two", state=JobState.DONE)
-        job.steps = chain.steps("one", "two")[: len(StepState)]
+        job.steps = links.steps("one", "two")[: len(StepState)]
         for step, step_state in zip(job.steps, StepState, strict=True):
             step.state = step_state
         session.add(job)

@@ -12,7 +12,7 @@ from models.job import Disk, Job, JobState, StepState
 from workers.disks import pace
 from workers.qemu.block import Mirror
 from workflows import wait_reasons
-from workflows.migration import chain
+from workflows.migration import links
 from workflows.wait_reasons import UNATTENDED, UNDECIDED, Conditions
 
 NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
@@ -29,7 +29,7 @@ def job(at_work: str | None = "await_sync", **columns: Any) -> Job:
     """A job whose disk is being copied."""
     made = Job(id=13, guest="web", source="a", destination="b", state=JobState.RUNNING, hold=False, seed=False)
     made.progress_at, made.options = NOW - timedelta(seconds=1), MigrationOptions()
-    made.steps = chain.steps("a", "b")
+    made.steps = links.steps("a", "b")
     made.disks = [Disk(index=0, bytes_total=1000 * MB, bytes_first=1000 * MB, bytes_copied=240 * MB)]
     for step in made.steps:
         step.state, step.next_at = StepState.PENDING, NOW

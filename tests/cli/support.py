@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from drover import settings
 from drover.cli import main
-from models.database import forget, transaction
+from drover.settings import settings
+from drover.settings import variables as all_variables
+from models.database import transaction
 from models.documents import Downtime, NbdServer, RamProgress, Switchover
 from models.event_action import EventAction
 from models.job import Disk, Job, JobState, StepState, record_event
@@ -32,16 +33,11 @@ DROVER = str(Path(sys.executable).with_name("drover"))
 
 def point_at(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     """Have this process use these variables, and nothing that it cached before."""
-    for name in settings.variables():
+    for name in all_variables():
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    forget_caches()
-
-
-def forget_caches() -> None:
-    """Settings and connections are made anew from the environment."""
-    forget()
+    settings.cache_clear()
 
 
 @dataclass(frozen=True)

@@ -69,12 +69,21 @@ def _empty() -> None:
         connection.execute(text("CREATE SCHEMA public"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("revision", [None, *reversed(REVISIONS)])
 def test_the_schema_can_be_brought_up_to_date_from_any_revision(revision: str | None) -> None:
     _empty()
     if revision:
         migrations.upgrade(revision)
     migrations.upgrade()
+    command.check(migrations.config())
+
+
+@pytest.mark.parametrize("runs", [["head"], REVISIONS[::-1]], ids=["at once", "each revision by itself"])
+def test_the_schema_can_be_brought_up_to_date(runs: list[str]) -> None:
+    _empty()
+    for revision in runs:
+        migrations.upgrade(revision)
     command.check(migrations.config())  # the models ask for nothing more
 
 

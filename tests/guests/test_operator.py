@@ -231,6 +231,10 @@ def test_a_guest_whose_qemu_died_right_after_the_switch_is_started_cold_by_hand_
     moves.done(ended)
     moves.nothing_left(ended)
     assert guests.known_guest(guest).host == "host-b"
+    console = moves.lab.host("host-b").guests / guest / "console.log"
+    heard = console.stat().st_size
+    _cli("guest", "start", guest)
+    until("it boots there", lambda: b"tick" in console.read_bytes()[heard:], 120)
 
 
 def test_a_source_that_cannot_be_cleaned_up_asks_for_an_operator_and_goes_on_by_retry(moves: Moves) -> None:

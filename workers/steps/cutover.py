@@ -103,7 +103,7 @@ class CutoverDestination(StepHandler):
         except MonitorLost as error:
             if incoming_qemu.running(ctx) is not None:
                 raise
-            raise self._died(ctx) from error
+            raise await asyncio.to_thread(_died, ctx) from error
         await asyncio.to_thread(_settle, ctx, qemu)
 
     async def _let_switch_finish(self, ctx: Context) -> None:
@@ -131,17 +131,6 @@ class CutoverDestination(StepHandler):
         if nbd_server.running(ctx) is not None:
             await nbd_server.stop(ctx)
 
-    def _died(self, ctx: Context) -> StepError:
-        """Its QEMU is dead here; whether it ever ran decides who owns the guest."""
-        job = ctx.job
-        if ctx.directory.may_run_here:
-            return Unknown(
-                f"{job.guest} was handed over to {job.destination} and its QEMU died there: start it cold from the "
-                f"images on {job.destination} (those on {job.source} are stale), then "
-                f"`drover job resolve {job.id} --owner destination`"
-            )
-        return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was told to run")
-
     async def rollback(self, ctx: Context) -> None:
         """The source goes on although the guest ran here: an operator has said so. Nothing starts it here any more.
 
@@ -152,6 +141,19 @@ class CutoverDestination(StepHandler):
             await supervisor.kill_all(ctx)
             await nbd_server.stop(ctx)
             await asyncio.to_thread(given_back.let_nothing_start_it, ctx)
+
+
+def _died(ctx: Context) -> StepError:
+    """Its QEMU is dead here; whether it ever ran decides who owns the guest. If so it is to be started here alone."""
+    job = ctx.job
+    if not ctx.directory.may_run_here:
+        return NeverRan(f"{job.guest}'s QEMU on {job.destination} died before it was told to run")
+    _settle(ctx, None)
+    return Unknown(
+        f"{job.guest} was handed over to {job.destination} and its QEMU died there: start it cold from the images on "
+        f"{job.destination} (those on {job.source} are stale), by `drover job resolve {job.id} --owner destination`, "
+        f"then `drover guest start {job.guest}`"
+    )
 
 
 def _settle(ctx: Context, qemu: Process | None) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from drover.errors import PreconditionFailed
+from drover.errors import HostRefused, PreconditionFailed
 from models.database import transaction
 from models.drain import Drain, DrainKind
 from models.guest import Guest
@@ -14,6 +14,7 @@ from models.host_rpc import Inspect, Question
 from models.job import Job, JobState
 from tests.cli.support import document, drover, end_job, insert_job
 from tests.documents import inspection
+from workers.preflight import checks
 from workflows import guests
 from workflows.drain import commands, planner
 from workflows.drain.planner import DrainRequest
@@ -321,9 +322,9 @@ def test_why_a_job_does_not_go_on_is_shown_in_every_state(database: None) -> Non
     assert document("job", "explain", str(number))["wait_reason"] is None, "it has ended"
 
 
-def test_nothing_is_measured_before_a_guest_goes_back_to_where_it_came_from(
-    database: None, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(database: None, answers: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, bool]]:
+    """How each inspection is asked for: whether all is looked at, and whether anything is measured."""
     asked: list[tuple[bool, bool]] = []
     answer: Callable[..., Any] = vars(guests)["ask"]
 
@@ -332,8 +333,23 @@ def test_nothing_is_measured_before_a_guest_goes_back_to_where_it_came_from(
         return answer(host, question)
 
     monkeypatch.setattr(guests, "ask", ask)
+    return asked
+
+
+def test_nothing_is_measured_before_a_guest_goes_back_to_where_it_came_from(asked: list[tuple[bool, bool]]) -> None:
     preflight.plan(_web(), "hv2")
     insert_job(JobState.DONE, source="hv2", destination="hv1")
     preflight.plan(_web(), "hv2")
     preflight.plan(_web(), "hv2", tried=True)
     assert asked == [(True, True), (False, False), (True, True)]
+
+
+def test_a_way_back_that_is_refused_is_inspected_once(asked: list[tuple[bool, bool]], answers: dict[str, Any]) -> None:
+    insert_job(JobState.DONE, source="hv2", destination="hv1")
+    snapshot = checks.disks.TEMPORARY_FILES.of("-snapshot")
+    answers["inspect"] |= {"refusals": [snapshot.sentence], "checks": [snapshot.json_object()]}
+    there = checks.at_destination([checks.rules.POLICY.found("/x is outside")])
+    answers["plan_destination"] = HostRefused("hv2 cannot take web: all", host="hv2", checks=there)
+    with pytest.raises(HostRefused, match=r"-snapshot.*; hv2 cannot take web: /x is outside"):
+        preflight.plan(_web(), "hv2")
+    assert asked == [(False, False)]

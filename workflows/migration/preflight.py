@@ -14,9 +14,8 @@ from models.preflight import Check, Verdict, refusals
 from workflows import estimate, guests, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
-from workflows.host_rpc import ask
+from workflows.host_rpc import ask, known_host
 from workflows.hosts import takes_guests
-from workflows.presence import known_host
 from workflows.submit_options import SubmitOptions
 
 LAUNCHER_STAYS = "launcher-stays"
@@ -63,19 +62,20 @@ def plan(guest: Guest, destination: str, options: MigrationOptions | None = None
     takes_guests(known_host(destination))
     with transaction() as session:
         goes_home = guests.came_from(session, guest) == destination
+    inspection = _inspected(guest, options, measured=tried or not goes_home)
     try:
-        inspection = movable(guest, options, measured=tried or not goes_home)
+        _refuse_immovable(guest, inspection, options)
     except HostRefused as refused:
-        raise _with_those_of(destination, guest, refused, options) from None
+        raise _with_those_of(destination, guest, inspection, refused, options) from None
     return planned_at(destination, guest, inspection, options, tried=tried)
 
 
 def _with_those_of(
-    destination: str, guest: Guest, refused: HostRefused, options: MigrationOptions | None
+    destination: str, guest: Guest, inspection: Inspection, refused: HostRefused, options: MigrationOptions | None
 ) -> HostRefused:
     """What the destination has against it besides, so that all is known at once."""
     try:
-        planned_at(destination, guest, guests.inspect(guest, options or MigrationOptions()), options)
+        planned_at(destination, guest, inspection, options)
     except HostRefused as there:
         known = {check.name for check in refused.checks}
         more = [check for check in there.checks if check.name not in known]
@@ -87,24 +87,33 @@ def _with_those_of(
     return refused
 
 
-def movable(guest: Guest, options: MigrationOptions | None = None, *, measured: bool = True) -> Inspection:
+def movable(guest: Guest, options: MigrationOptions | None = None) -> Inspection:
     """The inspection of a guest, if it can be moved now.
 
     Raises:
         PreconditionFailed: it cannot, wherever to.
     """
+    inspection = _inspected(guest, options)
+    _refuse_immovable(guest, inspection, options)
+    return inspection
+
+
+def _inspected(guest: Guest, options: MigrationOptions | None, *, measured: bool = True) -> Inspection:
     with transaction() as session:
         guests.refuse_in_mid_job(session, guest.name)
     inspection = guests.inspect(guest, options or MigrationOptions(), measured=measured)
     guests.refuse_second_name(guest, inspection)
     if options is not None and options.verify:
         _refuse_unreadable(guest, inspection)
+    return inspection
+
+
+def _refuse_immovable(guest: Guest, inspection: Inspection, options: MigrationOptions | None) -> None:
     found = [check for check in inspection.checks if check.verdict is Verdict.REFUSE]
     accepted = {check.sentence for check in _accepted(inspection, options)}
     if against := [sentence for sentence in inspection.refusals if sentence not in accepted]:
         why = f"{guest.name} cannot be moved now: " + "; ".join(against)
         raise HostRefused(why, host=guest.host, checks=[check for check in found if check.sentence not in accepted])
-    return inspection
 
 
 def _accepted(inspection: Inspection, options: MigrationOptions | None) -> list[Check]:

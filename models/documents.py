@@ -301,7 +301,9 @@ class RamProgress(Versioned):
 
 
 class Pace(Versioned):
-    """How fast a job's disks are copied now. The worker of its source writes it; rates in bytes per second."""
+    """How fast a job's disks are copied now, or its files before them. The worker of its source writes it; rates in
+    bytes per second.
+    """
 
     copied_per_s: float = 0.0
     """Over the last seconds."""
@@ -313,6 +315,8 @@ class Pace(Versioned):
     """Likewise while there was a limit: it is lifted for the last stretch. 0: there was none."""
     slowed_per_s: int = 0
     """What the guest may write to each disk meanwhile; 0: as much as it may at other times."""
+    files_left: int = 0
+    """Bytes of files that are to be copied still; 0: it is about disks."""
 
 
 class Estimate(Versioned):

@@ -18,9 +18,9 @@ from drover.settings import settings
 from models.drain import Drain, DrainGuest, DrainState, GuestState
 from models.host import Host
 from models.job import Job, JobState, Step
-from models.roll import Roll, RollState
+from models.roll import Roll, RollHost, RollHostState, RollState
 from models.transitions import CLAIMED
-from workflows.migration.links import StepName
+from workflows.migration.chain import StepName
 
 STILL = timedelta(seconds=30)
 """A job without progress for this long says so."""
@@ -139,11 +139,19 @@ def _not_taken_up(job: Job, conditions: Conditions) -> str | None:
         return None
     if step.next_at is not None and step.next_at > conditions.at:
         left, why = words.clock((step.next_at - conditions.at).total_seconds()), f": {step.error}" if step.error else ""
-        return f"{step.name} is tried again in {left}{why}"
+        return f"{step.name} is tried again in {left}{why}; {_ends(job)}"
     if step.enqueued_at is not None and conditions.at - step.enqueued_at > UNCLAIMED:
         waited = words.clock((conditions.at - step.enqueued_at).total_seconds())
-        return f"{step.host} has not taken up {step.name} for {waited}: its worker may be busy with other steps"
+        busy = "its worker may be busy with other steps"
+        return f"{step.host} has not taken up {step.name} for {waited}: {busy}; {_ends(job)}"
     return None
+
+
+def _ends(job: Job) -> str:
+    """What an operator may do who does not want to wait."""
+    if job.state is not JobState.RUNNING or job.committed_at is not None or job.cancel_requested:
+        return f"`drover job explain {job.id}` says what led to it"
+    return f"`drover job cancel {job.id}` ends the move"
 
 
 def _slow(job: Job, at_work: str) -> str | None:
@@ -151,6 +159,8 @@ def _slow(job: Job, at_work: str) -> str | None:
         return None
     if at_work in {StepName.MIRROR_DISKS, StepName.AWAIT_SYNC}:
         return _copying(job)
+    if at_work == StepName.COPY_FILES:
+        return _copying_files(job)
     return _sending(job) if at_work == StepName.MIGRATE_RAM else None
 
 
@@ -167,6 +177,14 @@ def _copying(job: Job) -> str | None:
         return _outrun(job, f"the guest writes {words.rate(pace.written_per_s)}{slowed}", pace.limit_per_s)
     eta = words.clock(left / (pace.copied_per_s - pace.written_per_s))
     return _limited(job, pace.limit_per_s, f"{eta} left") if pace.limit_per_s else None
+
+
+def _copying_files(job: Job) -> str | None:
+    """What a guest needs besides its disks, under a limit."""
+    pace = job.pace
+    if pace is None or not pace.limit_per_s or not pace.copied_per_s or not pace.files_left:
+        return None
+    return _limited(job, pace.limit_per_s, f"{words.clock(pace.files_left / pace.copied_per_s)} of its files left")
 
 
 def _sending(job: Job) -> str | None:
@@ -206,7 +224,8 @@ def _still(job: Job, at_work: Step | None, conditions: Conditions) -> str | None
     where = f"{at_work.name} on {at_work.host}" if at_work is not None else "no step is at work"
     still = words.clock((conditions.at - last).total_seconds())
     if at_work is not None and at_work.name == StepName.CHECK_GUEST:
-        return f"{job.guest} runs on {job.destination}; {at_work.host} has looked for {still} whether it is well there"
+        looks = f"{at_work.host} has looked for {still} whether it is well there (`drover job explain {job.id}`)"
+        return f"{job.guest} runs on {job.destination}; {looks}"
     return f"no progress for {still} ({where}): `drover job explain {job.id}` says what led to it"
 
 
@@ -254,10 +273,26 @@ def of_guest(drain: Drain, row: DrainGuest, job: Job | None, *, controlled: bool
     return row.reason or ("its hosts are asked about it" if row.asked_at is not None else UNDECIDED)
 
 
-def of_roll(roll: Roll, *, controlled: bool) -> str | None:
-    """Why it begins nothing, or what goes on; None if it has ended. No I/O."""
+def of_roll(roll: Roll, drains: Mapping[int, Drain], *, controlled: bool) -> str | None:
+    """Why it begins nothing, or what goes on; None if it has ended. No I/O.
+
+    The reasons of its drains are complete.
+    """
     if roll.state.ended:
         return None
     if roll.state is RollState.PAUSED:
         return f"paused: `drover roll resume {roll.id}`"
-    return roll.wait_reason if controlled else UNATTENDED
+    return of_hosts(roll, drains) if controlled else UNATTENDED
+
+
+def of_hosts(roll: Roll, drains: Mapping[int, Drain]) -> str | None:
+    """What goes on at the first of its hosts that is out, or else what the next one waits for."""
+    rows = sorted((row for row in roll.hosts if not row.state.ended), key=lambda row: not row.state.out)
+    return next((f"{row.host}: {why}" for row in rows if (why := of_host(row, drains)) is not None), None)
+
+
+def of_host(row: RollHost, drains: Mapping[int, Drain]) -> str | None:
+    """Why a host of a roll waits, or what goes on there; with what its drain waits for."""
+    number = {RollHostState.DRAINING: row.drain_id, RollHostState.RETURNING: row.return_id}.get(row.state)
+    drain = drains.get(number or 0)
+    return "; ".join(filter(None, (row.reason, drain.wait_reason if drain is not None else None))) or None

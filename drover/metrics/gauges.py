@@ -14,6 +14,7 @@ from drover.metrics.builders import Labels
 from drover.settings import Settings
 from drover.views import queries
 from drover.views.remaining import left_s
+from drover.views.rolls import drains_under_way
 from drover.views.serializers import public
 from drover.words import gist
 from models import kept_images
@@ -25,7 +26,7 @@ from models.roll import Roll, RollHostState, RollState
 from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows import capacity, outages, wait_reasons
-from workflows.presence import listed
+from workflows.host_rpc import listed
 
 ROOM = ("total_bytes", "free_bytes")
 SEEN_LATELY = timedelta(minutes=5)
@@ -180,7 +181,8 @@ def of_rolls(session: Session) -> Iterator[Metric]:
     }
     yield families.ROLL_HOSTS.of(hosts)
     controlled = outages.is_attended(session)
-    waiting = {(roll.id,): wait_reasons.of_roll(roll, controlled=controlled) for roll in rolls}
+    theirs = drains_under_way(session, rolls)
+    waiting = {(roll.id,): wait_reasons.of_roll(roll, theirs, controlled=controlled) for roll in rolls}
     yield families.ROLL_WAITING.of(_told(waiting))
     failed = {roll.id: int(roll.state is RollState.PAUSED and roll.error is not None) for roll in rolls}
     yield families.ROLL_FAILED.of(failed)

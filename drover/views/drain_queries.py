@@ -1,11 +1,12 @@
 """Queries for the display of drains."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Self
 
 from sqlalchemy import Select, func, select
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import Session, selectinload
 from sqlalchemy.orm.attributes import set_committed_value
 
 from drover.errors import NotThere, PreconditionFailed
@@ -137,18 +138,26 @@ def id_of(idempotency_key: str) -> int:
     return found
 
 
+def completed(session: Session, drains: Sequence[Drain]) -> dict[int, Job]:
+    """Have drains and their guests say all of why they wait. Nothing is written: they are to be shown.
+
+    Returns their jobs by number.
+    """
+    jobs = with_reasons(session, [row.job_id for drain in drains for row in drain.guests if row.job_id])
+    controlled = outages.is_attended(session)
+    for drain in drains:
+        for row in drain.guests:
+            why = wait_reasons.of_guest(drain, row, jobs.get(row.job_id or 0), controlled=controlled)
+            set_committed_value(row, "reason", why)
+        set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
+    return jobs
+
+
 def _read(query: Select[Drain, datetime]) -> list[DrainShot]:
     with transaction() as session:
         drains = session.execute(query.options(selectinload(Drain.guests))).all()
-        numbers = [guest.job_id for drain, _ in drains for guest in drain.guests if guest.job_id]
-        jobs = with_reasons(session, numbers)
+        jobs = completed(session, [drain for drain, _ in drains])
         max_outgoing = fleet.limits(session).max_outgoing
-        controlled = outages.is_attended(session)
-        for drain, _ in drains:
-            for row in drain.guests:
-                why = wait_reasons.of_guest(drain, row, jobs.get(row.job_id or 0), controlled=controlled)
-                set_committed_value(row, "reason", why)
-            set_committed_value(drain, "wait_reason", wait_reasons.of_drain(drain, jobs, controlled=controlled))
     return [
         DrainShot(drain, [Row.of(guest, jobs.get(guest.job_id or 0), at) for guest in drain.guests], at, max_outgoing)
         for drain, at in drains

@@ -133,6 +133,7 @@ def summary(shot: PlanShot) -> Document:
         "total_s": shot.plan.total_s,
         "approved": len(shot.approvals),
         "approvals_wanted": shot.wanted,
+        "wait_reason": waits_for(shot),
         "submitted_by": row and row.submitted_by,
         "submitted_at": row and iso(row.submitted_at),
         "withdrawn_by": row and row.withdrawn_by,
@@ -159,14 +160,19 @@ def standing(shot: PlanShot) -> str:
         return f"submitted by {row.submitted_by}, {approved}, applied by {row.applied_by}: it is drain {row.drain_id}"
     if shot.state == "withdrawn":
         return f"submitted by {row.submitted_by}, withdrawn by {row.withdrawn_by}"
-    return f"submitted by {row.submitted_by} at {words.utc(row.submitted_at)}; {approved}{_lacking(shot)}"
+    return f"submitted by {row.submitted_by} at {words.utc(row.submitted_at)}; {approved}; {waits_for(shot)}"
 
 
-def _lacking(shot: PlanShot) -> str:
-    if not shot.wanted:
-        return "; it needs no approval"
+def waits_for(shot: PlanShot) -> str | None:
+    """Of a plan that waits, with the command that changes it; None: it does not."""
+    if shot.row is None or shot.state != "waiting":
+        return None
     need = words.count(shot.wanted, "approval of another", "approvals of others")
-    return f"; it needs {need} than the one who applies it, and has {len(shot.approvals)}"
+    has = f"it needs {need} than the one who applies it, and has {len(shot.approvals)}"
+    apply = f"`drover plan apply {shot.row.id}` begins it"
+    if shot.lacks_approval:
+        return f"{has}: `drover plan approve {shot.row.id}`"
+    return f"{has if shot.wanted else 'it needs no approval'}: {apply}"
 
 
 EFFECTS = {

@@ -4,12 +4,15 @@ docs/reference/cli.md has the fields of documents: only add, never rename or dro
 """
 
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, select
-from sqlalchemy.orm import selectinload
+from sqlalchemy.orm import Session, selectinload
+from sqlalchemy.orm.attributes import set_committed_value
 
+from drover.views import drain_queries
 from drover.views.queries import delivery, listed
 from drover.views.sentences import Command
 from drover.views.serializers import delivery_document, iso, public
@@ -115,16 +118,29 @@ def _read(which: ColumnElement[bool], limit: int) -> list[RollShot]:
         theirs = [number for row in hosts for number in (row.drain_id, row.return_id) if number]
         runs = {run.id: run for run in session.scalars(select(HookRun).where(HookRun.id.in_(counted)))}
         drains = {drain.id: drain for drain in session.scalars(select(Drain).where(Drain.id.in_(theirs)))}
+        under_way = drains_under_way(session, rolls)
         controlled, at = outages.is_attended(session), now(session)
+        reasons = [wait_reasons.of_roll(roll, under_way, controlled=controlled) for roll in rolls]
+        for row in hosts:
+            set_committed_value(row, "reason", wait_reasons.of_host(row, under_way))
 
     def with_its_work(row: RollHost) -> HostRow:
         drain, run, homecoming = row.drain_id or 0, row.hook_run_id or 0, row.return_id or 0
         return HostRow(row, drains.get(drain), runs.get(run), drains.get(homecoming))
 
     return [
-        RollShot(roll, list(map(with_its_work, roll.hosts)), wait_reasons.of_roll(roll, controlled=controlled), at)
-        for roll in rolls
+        RollShot(roll, list(map(with_its_work, roll.hosts)), reason, at)
+        for roll, reason in zip(rolls, reasons, strict=True)
     ]
+
+
+def drains_under_way(session: Session, rolls: Iterable[Roll]) -> dict[int, Drain]:
+    """{its number: drain or return} of all their hosts, with all of why it waits."""
+    numbers = [row.return_id or row.drain_id for roll in rolls for row in roll.hosts if row.state.out]
+    which = Drain.id.in_(numbers) & Drain.finished_at.is_(None)
+    drains = session.scalars(select(Drain).where(which).options(selectinload(Drain.guests))).all()
+    drain_queries.completed(session, drains)
+    return {drain.id: drain for drain in drains}
 
 
 def document(shot: RollShot) -> Document:

@@ -131,6 +131,7 @@ def test_a_submitted_plan_is_approved_and_applied_by_its_number_and_keeps_it(
     [row] = document("plan", "list", "--selector", "host=hv1")["plans"]
     assert document("plan", "list", "--selector", "host=hv2", "--since", "1h") == {"plans": []}
     assert (row["id"], row["state"], row["approved"], row["approvals_wanted"]) == (int(number), "waiting", 1, 1)
+    assert row["wait_reason"].endswith(f"and has 1: `drover plan apply {number}` begins it")
     drain = document("plan", "apply", number)["id"]
     assert document("plan", "apply", str(plan))["id"] == drain, "by its file it is the same"
     assert document("plan", "list") == {"plans": []}

@@ -17,11 +17,11 @@ from drover.metrics import gauges
 from drover.settings import settings
 from drover.views import documents, drain_documents, drain_queries, drain_sentences, queries, rolls, sentences
 from models.database import transaction
-from models.documents import Hook, MigrationOptions, Pace, RamProgress, Window
+from models.documents import FileCopy, Hook, MigrationOptions, Pace, RamProgress, Window
 from models.drain import Drain, DrainKind
 from models.host import Host, HostState
 from models.job import Direction, Job, JobState, Side, StepState
-from models.roll import Roll, RollHost
+from models.roll import Roll, RollHost, RollHostState
 from models.transitions import JobEvent
 from tests import consoles, factories, step_contexts
 from tests.factories import MB, happens
@@ -31,7 +31,7 @@ from workflows import outages, wait_reasons
 from workflows.drain import commands, reconciler
 from workflows.drain.planner import DrainRequest
 from workflows.migration import admission
-from workflows.migration.links import StepName
+from workflows.migration.chain import StepName
 from workflows.roll import commands as roll_commands
 from workflows.roll import reconciler as roll_reconciler
 from workflows.submit_options import SubmitOptions
@@ -180,6 +180,24 @@ def test_a_move_says_that_it_waits_for_a_file_of_another_one_until_it_copies_tha
     assert documents.explanation(ctx.job.id)["events"][-1]["sentence"] == "the move goes on"
 
 
+@pytest.mark.usefixtures("database")
+def test_files_that_are_copied_under_a_limit_say_so_and_what_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ctx = step_contexts.claimed(tmp_path, (StepName.COPY_FILES, Side.SOURCE), Direction.DO)
+    ctx.job.options = MigrationOptions(bandwidth_bytes_per_s=5 * MB)
+    ctx.note(file_copy=FileCopy(missing=(0,), bytes_total=40 * MB), options=ctx.job.options)
+    progress = _Progress(ctx, 0)
+    for copied in (5 * MB, 10 * MB):
+        progress.recording.next_at = 0.0
+        asyncio.run(progress.copied(copied))
+    told = queries.snapshot(ctx.job.id).job.wait_reason
+    assert re.match(
+        r"limited to 5.0 MB/s, .* of its files left: `drover job set \d+ --bandwidth 0` lifts it", str(told)
+    )
+    assert documents.job(ctx.job.id)["wait_reason"] == told == wait_reasons.of_step(ctx.job, "copy_files", None)
+
+
 def test_an_outage_of_redis_that_a_job_outlived_is_in_its_story(console: httpx.Client) -> None:
     number = while_redis_is_full()
     told = documents.explanation(number)["events"], documents.report_of_job(number)["events"]
@@ -273,6 +291,30 @@ def test_a_roll_says_in_every_view_what_a_host_waits_for(console: httpx.Client) 
         again = session.get_one(Roll, roll.id, with_for_update=True)
         roll_reconciler.advance(session, again, settings())
         assert again.error == "two: " + str(again.hosts[0].error), "its turn has come, and there is no such hook"
+
+
+def test_a_roll_says_in_every_view_what_the_drain_of_its_host_waits_for(console: httpx.Client) -> None:
+    drain = drain_paused()
+    with transaction() as session:
+        roll = Roll(max_unavailable=1, hook=Hook(argv=("upgrade",)), back_within=timedelta(minutes=30))
+        roll.hosts = [RollHost(host="one", position=1, state=RollHostState.DRAINING, drain_id=drain)]
+        session.add(roll)
+        session.flush()
+        roll_reconciler.advance(session, roll, settings())
+    says = rf"drain {drain} is paused, 0 of 3 guests moved; paused: `drover drain resume {drain}`"
+    shot = rolls.snapshot(roll.id)
+    with transaction() as session:
+        [waiting] = [one for one in gauges.of_rolls(session) if one.name == "drover_roll_waiting"]
+    told = {
+        "list": documents.rolls(everything=False, limit=9)[0]["wait_reason"],
+        "show": documents.roll(roll.id)["hosts"][0]["reason"],
+        "watch": rolls.headline(shot),
+        "console": page(console, f"/rolls/{roll.id}"),
+        "console's list": page(console, "/rolls"),
+    }
+    for view, sentence in told.items():
+        assert says in str(sentence), (view, sentence)
+    assert "paused: `drover drain resume #`" in waiting.samples[0].labels["reason"]
 
 
 def page(console: httpx.Client, path: str) -> str:

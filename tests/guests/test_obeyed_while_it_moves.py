@@ -22,6 +22,8 @@ from workflows.submit_options import SubmitOptions
 
 pytestmark = [pytest.mark.thorough, pytest.mark.guests]
 MB = 10**6
+RECORDS_OF_RAM = 3
+"""Of the one that is being written as something is changed, of the next one, which finds it, and until QEMU is told."""
 
 
 def _asked(moves: Moves, guest: str, command: str) -> Any:
@@ -108,6 +110,33 @@ def test_a_window_that_is_too_short_under_the_limit_is_refused_and_one_that_clos
     moves.intact(guest, "host-b")
 
 
+def _ram_obeys_whatever_changes(moves: Moves, number: int, guest: str) -> None:
+    """Its own limit, its host's budget, that of these hours, and another move that begins and ends."""
+
+    def obeyed(wanted: int) -> None:
+        _obeyed(moves, number, lambda: _max_bandwidth(moves, guest), wanted, records=RECORDS_OF_RAM)
+
+    now = datetime.now(UTC)
+    hours = f"{now - timedelta(hours=1):%H:%M}-{now + timedelta(hours=1):%H:%M}=4M/s"
+    for command, wanted in (
+        (("job", "set", str(number), "--bandwidth", "7M/s"), 7 * MB),
+        (("host", "set", "host-a", "--bandwidth", "6M/s"), 6 * MB),
+        (("host", "set", "host-a", "--bandwidth-at", hours), 4 * MB),
+    ):
+        drover(*command)
+        obeyed(wanted)
+    other = moves.submit(moves.boot(DiskSpec(size_bytes=256 * MIB, format="raw"), fill_mib=128), "host-b").id
+    until("the other one is copied", lambda: moves.step_is(other, "await_sync", "running"))
+    obeyed(2 * MB)
+    jobs.cancel(other)
+    moves.ended(other)
+    obeyed(4 * MB)
+    drover("host", "set", "host-a", "--bandwidth-at", "", "--bandwidth", "")
+    obeyed(7 * MB)
+    drover("job", "set", str(number), "--bandwidth", "0")
+    obeyed(8 * MB)
+
+
 def test_ram_obeys_a_budget_and_a_move_that_does_not_converge_is_completed_by_a_pause(moves: Moves) -> None:
     guest = moves.boot(dirty_mib=32, dirty_rate=64, write_rate=0)
     budgets.define("all", None, None, 8 * MB, None)
@@ -115,8 +144,9 @@ def test_ram_obeys_a_budget_and_a_move_that_does_not_converge_is_completed_by_a_
         job = moves.submit(guest, "host-b", max_downtime_ms=1)
         until("RAM is sent", lambda: (ram := moves.job(job.id).ram) is not None and ram.bytes_per_s)
         until("it has the budget", lambda: _max_bandwidth(moves, guest) == 8 * MB)
+        _ram_obeys_whatever_changes(moves, job.id, guest)
         budgets.define("all", None, None, 24 * MB, None)
-        _obeyed(moves, job.id, lambda: _max_bandwidth(moves, guest), 24 * MB, records=4)
+        _obeyed(moves, job.id, lambda: _max_bandwidth(moves, guest), 24 * MB, records=RECORDS_OF_RAM)
         price = completion.price(job.id)
         assert (price.guest, price.bytes_per_s <= 24 * MB) == (guest, True)
         assert 0 < price.now_s <= price.most_s < 60

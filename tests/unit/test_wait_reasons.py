@@ -12,7 +12,7 @@ from models.job import Disk, Job, JobState, StepState
 from workers.disks import pace
 from workers.qemu.block import Mirror
 from workflows import wait_reasons
-from workflows.migration import links
+from workflows.migration import chain
 from workflows.wait_reasons import UNATTENDED, UNDECIDED, Conditions
 
 NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
@@ -29,7 +29,7 @@ def job(at_work: str | None = "await_sync", **columns: Any) -> Job:
     """A job whose disk is being copied."""
     made = Job(id=13, guest="web", source="a", destination="b", state=JobState.RUNNING, hold=False, seed=False)
     made.progress_at, made.options = NOW - timedelta(seconds=1), MigrationOptions()
-    made.steps = links.steps("a", "b")
+    made.steps = chain.steps("a", "b")
     made.disks = [Disk(index=0, bytes_total=1000 * MB, bytes_first=1000 * MB, bytes_copied=240 * MB)]
     for step in made.steps:
         step.state, step.next_at = StepState.PENDING, NOW
@@ -94,6 +94,15 @@ def test_ram_under_a_limit_says_how_long_it_takes() -> None:
     assert "limited" not in str(wait_reasons.of_job(turned, conditions())), "nothing is sent any more"
 
 
+def test_files_under_a_limit_say_how_long_they_take() -> None:
+    sent = job(at_work="copy_files", pace=Pace(copied_per_s=4e6, limit_per_s=4 * MB, files_left=40 * MB))
+    sent.options = MigrationOptions(bandwidth_bytes_per_s=4 * MB)
+    told = "limited to 4.0 MB/s, 10 s of its files left: `drover job set 13 --bandwidth 0` lifts it"
+    assert wait_reasons.of_job(sent, conditions()) == wait_reasons.of_step(sent, "copy_files", None) == told
+    sent.pace = Pace(copied_per_s=4e6, files_left=40 * MB)
+    assert wait_reasons.of_job(sent, conditions()) is None, "nothing limits it"
+
+
 def test_a_dead_worker_of_the_destination_shows_while_the_source_copies_on() -> None:
     told = wait_reasons.of_job(job(), conditions(silences_s={"a": 1.0, "b": 40.0}))
     assert told is not None
@@ -151,18 +160,38 @@ def test_no_job_that_stands_is_without_a_reason(columns: dict[str, Any], changed
     assert (wait_reasons.of_job(job(at_work=None, **columns), conditions(**changed)) or "").startswith(says)
 
 
+@pytest.mark.parametrize("state", [state for state in JobState if not state.finished])
+@pytest.mark.parametrize("at_work", [None, *chain.StepName])
+def test_whatever_step_a_job_stands_in_it_says_why_with_a_command(state: JobState, at_work: str | None) -> None:
+    stands = job(at_work=at_work, state=state, progress_at=NOW - timedelta(minutes=2))
+    assert "`drover " in (wait_reasons.of_job(stands, conditions()) or "")
+
+
+@pytest.mark.parametrize("state", [state for state in DrainState if not state.ended])
+@pytest.mark.parametrize("guest", [GuestState.WAITING, GuestState.MOVING])
+def test_in_whatever_state_a_drain_stands_it_and_its_guests_say_why(state: DrainState, guest: GuestState) -> None:
+    stands = {13: job(wait_reason="b has no room: `drover job cancel 13`")}
+    row = DrainGuest(guest="web", state=guest, job_id=13)
+    assert wait_reasons.of_drain(drain(state, row), stands, controlled=True)
+    assert wait_reasons.of_guest(drain(state, row), row, stands[13], controlled=True)
+
+
 def test_a_step_that_nobody_takes_up_and_one_that_is_tried_again_say_so() -> None:
     made = job(at_work=None)
     made.steps[0].enqueued_at = NOW - timedelta(seconds=9)
     assert "has not taken up prepare_dest_image for 9 s" in (wait_reasons.of_job(made, conditions()) or "")
     made.steps[0].next_at, made.steps[0].error = NOW + timedelta(seconds=5), "no route"
-    assert wait_reasons.of_job(made, conditions()) == "prepare_dest_image is tried again in 5 s: no route"
+    assert wait_reasons.of_job(made, conditions()) == (
+        "prepare_dest_image is tried again in 5 s: no route; `drover job cancel 13` ends the move"
+    )
+    made.committed_at = NOW
+    assert "; `drover job explain 13` says what led to it" in (wait_reasons.of_job(made, conditions()) or "")
 
 
 def test_a_move_whose_guest_is_watched_for_long_after_its_switchover_says_so() -> None:
     watched = job(at_work="check_guest", progress_at=NOW - timedelta(seconds=40), committed_at=NOW)
     told = wait_reasons.of_job(watched, conditions())
-    assert told == "web runs on b; b has looked for 40 s whether it is well there"
+    assert told == "web runs on b; b has looked for 40 s whether it is well there (`drover job explain 13`)"
 
 
 @pytest.mark.parametrize("state", [JobState.DONE, JobState.ROLLED_BACK])

@@ -11,7 +11,7 @@ from models.documents import FileCopy
 from models.job import Side
 from workers.disks import mirrors
 from workers.disks.held_up import Remarks
-from workers.disks.pace import Recording
+from workers.disks.pace import Meter, Recording
 from workers.media import placing, sender
 from workers.media.sender import Gone, Way
 from workers.preflight import live_command_line
@@ -19,7 +19,7 @@ from workers.qemu import inline_secrets
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import FILES
-from workflows.migration.links import BeginAnew, Restart
+from workflows.migration.chain import BeginAnew, Restart
 
 
 class CopyFilesDestination(StepHandler):
@@ -69,7 +69,7 @@ class CopyFilesSource(StepHandler):
                 raise BeginAnew(str(error), Restart.FILES) from error
             await asyncio.to_thread(progress.remarks.tell, None)
             done += file.size_bytes
-        ctx.note(file_copy=copy.model_copy(update={"missing": (), "bytes_copied": copy.bytes_total}))
+        ctx.note(file_copy=copy.model_copy(update={"missing": (), "bytes_copied": copy.bytes_total}), pace=None)
 
     async def rollback(self, ctx: Context) -> None:
         await streams.stop(ctx)
@@ -81,7 +81,7 @@ class _Progress:
 
     def __init__(self, ctx: Context, before: int) -> None:
         self.ctx, self.before = ctx, before
-        self.recording, self.allowed = Recording(), 0
+        self.recording, self.meter, self.allowed = Recording(), Meter(), 0
         self.remarks = Remarks(ctx)
 
     def way(self) -> Way:
@@ -105,7 +105,8 @@ class _Progress:
         return self.allowed
 
     async def busy(self) -> None:
-        await asyncio.to_thread(self.remarks.tell, "another move is copying the same file there: it is waited for")
+        told = "another move is copying the same file there, it is waited for: see `drover job list`"
+        await asyncio.to_thread(self.remarks.tell, told)
 
     async def copied(self, of_this: int) -> None:
         if self.recording.due():
@@ -115,5 +116,10 @@ class _Progress:
         self.allowed = mirrors.budget(self.ctx)
         copy = self.ctx.job.file_copy or FileCopy()
         self.remarks.tell(None)
-        self.ctx.note(file_copy=copy.model_copy(update={"bytes_copied": copied}), progress_at=self.ctx.claim.now())
+        pace = self.meter.look(copied, copy.bytes_total, self.allowed)
+        self.ctx.note(
+            file_copy=copy.model_copy(update={"bytes_copied": copied}),
+            pace=pace.model_copy(update={"files_left": copy.bytes_total - copied}),
+            progress_at=self.ctx.claim.now(),
+        )
         self.ctx.announce(100 * copied // max(copy.bytes_total, 1))

@@ -17,7 +17,7 @@ from models.database import NO_KEY_UPDATE
 from models.drain import Drain, DrainKind, DrainState, GuestState
 from models.host import Host, HostState
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
-from workflows import capacity, permissions
+from workflows import capacity, permissions, wait_reasons
 from workflows.drain import commands as drains
 from workflows.drain.planner import DrainRequest, guests_of
 from workflows.roll import health, hooks
@@ -56,7 +56,7 @@ def advance(session: Session, roll: Roll, ours: Settings) -> list[int]:
     elif all(row.state.ended for row in roll.hosts):
         roll.move(session, RollState.DONE)
     else:
-        roll.wait_reason = _what_goes_on(roll)
+        roll.wait_reason = wait_reasons.of_hosts(roll, {})
     return asked
 
 
@@ -68,12 +68,6 @@ def _pause(session: Session, roll: Roll, why: str) -> None:
 def _pause_at(session: Session, row: RollHost, why: str) -> None:
     row.error = why
     _pause(session, row.roll, f"{row.host}: {why}")
-
-
-def _what_goes_on(roll: Roll) -> str | None:
-    out = [row for row in roll.hosts if row.state.out]
-    waiting = [row for row in roll.hosts if row.state is RollHostState.WAITING]
-    return next((f"{row.host}: {row.reason}" for row in [*out, *waiting] if row.reason), None)
 
 
 def _further(session: Session, row: RollHost, ours: Settings) -> list[int]:
@@ -166,8 +160,7 @@ def _is_done(drain: Drain) -> bool:
 
 def _moves(drain: Drain) -> str:
     moved = sum(row.state is GuestState.MOVED for row in drain.guests)
-    gone = f"{drain.kind} {drain.id} is {drain.state}, {moved} of {count(len(drain.guests), 'guest')} moved"
-    return f"{gone}; {drain.wait_reason}" if drain.wait_reason else gone
+    return f"{drain.kind} {drain.id} is {drain.state}, {moved} of {count(len(drain.guests), 'guest')} moved"
 
 
 def _begin_next(session: Session, roll: Roll, ours: Settings) -> tuple[RollHost, str] | None:
@@ -211,7 +204,7 @@ def _wind_up(session: Session, roll: Roll) -> None:
     if all(row.state.ended for row in roll.hosts):
         roll.move(session, RollState.CANCELLED)
     else:
-        roll.wait_reason = _what_goes_on(roll)
+        roll.wait_reason = wait_reasons.of_hosts(roll, {})
 
 
 def _goes_on(session: Session, row: RollHost) -> bool:

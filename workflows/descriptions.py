@@ -57,6 +57,7 @@ class GuestDescription(Description):
         )
 
     def _never_drain(self) -> NeverDrain | Literal[""] | None:
+        schedule.refuse_idle_zone(self.timezone, self.until)
         if self.never_drain and self.until:
             until = schedule.moment(self.until, self.timezone, datetime.now(UTC))
             return NeverDrain(reason=self.never_drain, until=until)

@@ -17,8 +17,11 @@ def effective(source: str, destination: str, inspection: Inspection, wanted: Lay
     """The layout with mappings applied to all that it leaves open, and one storage named where it names several.
 
     Raises:
-        PreconditionFailed: it names a disk or a storage that is not there.
+        PreconditionFailed: it names a disk or a storage that is not there, or two places for one disk.
     """
+    named = [disk.index for disk in wanted.disks]
+    if twice := [disk.index for disk in wanted.disks if named.count(disk.index) > 1 or (disk.path and disk.storage)]:
+        raise PreconditionFailed(f"disk {twice[0]} is named with two places: give its path or its storage, once")
     known = {disk.index for disk in inspection.disks}
     if unknown := [disk.index for disk in wanted.disks if disk.index not in known]:
         there = ", ".join(f"{disk.index} ({disk.path})" for disk in inspection.disks)

@@ -10,12 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from drover import words
-from drover.errors import PreconditionFailed
+from drover.errors import PreconditionFailed, WrongField
 from models.database import transaction
-from models.documents import MOST_DOWNTIME_MS, MigrationOptions, Notice
+from models.documents import MOST_DOWNTIME_MS, Measure, MigrationOptions, Notice
 from models.guest import Guest
 from models.move_policy import MovePolicy
 from workflows.selectors import Selector
+
+OBEYED_BY = {"most_downtime_ms": Measure.LONGER, "slowest_writes_bytes_per_s": Measure.SLOW_WRITES}
 
 
 def all_of(session: Session) -> Sequence[MovePolicy]:
@@ -34,13 +36,38 @@ def decided(guest: Guest, asked: MigrationOptions, policies: Iterable[MovePolicy
 
 
 def of(guest: Guest, asked: MigrationOptions | None = None, *, drained: bool = True) -> MigrationOptions:
-    """Likewise, by the policies as they are now. Before a move that no drain makes nobody is asked."""
+    """Likewise, by the policies as they are now. Before a move that no drain makes nobody is asked.
+
+    Raises:
+        PreconditionFailed: what was asked for contradicts a policy.
+    """
     with transaction() as session:
         found = decided(guest, asked or MigrationOptions(), all_of(session))
+    check(found)
     if drained:
         return found
     by = {name: policy for name, policy in found.policies.items() if name != "notice"}
     return found.model_copy(update={"notice": None, "policies": by})
+
+
+def check(options: MigrationOptions) -> None:
+    """Refuse values that contradict each other, and those that nothing would obey.
+
+    Raises:
+        PreconditionFailed: there are some.
+    """
+    most, target, asked = options.most_downtime_ms, options.max_downtime_ms, options.asked_for
+    if 0 < most < target:
+        raise WrongField(
+            "most_downtime_ms",
+            f" is {most}, less than the target downtime of {target} ms that it may be raised to: give a "
+            f"{words.option('max_downtime_ms')} of {most} or less as well, or leave it out",
+        )
+    if "verify_bytes_per_s" in asked and "verify" in asked and not options.verify:
+        raise WrongField("verify_bytes_per_s", " is how fast disks are compared, and they are not to be: leave it out")
+    for field, measure in OBEYED_BY.items():
+        if {field, "ladder"} <= asked and getattr(options, field) and measure not in options.ladder:
+            raise WrongField(field, f" counts for the measure {measure}, and the ladder lacks that: add it there")
 
 
 def check_pause(name: str, ms: int) -> None:

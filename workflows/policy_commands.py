@@ -42,6 +42,7 @@ def define(name: str, selector: str | None, priority: int, values: Mapping[str, 
     enough(options.verify_bytes_per_s)
     policies.check_pause("max_downtime_ms", options.max_downtime_ms)
     policies.check_pause("most_downtime_ms", options.most_downtime_ms)
+    policies.check(options)
     _check_notice(options.notice)
     made = MovePolicy(name=name, selector=selector or None, priority=priority, options=options)
     try:

@@ -18,6 +18,8 @@ from models import documents
 
 MINUTES = 24 * 60
 CLOCK = re.compile(documents.CLOCK)
+NO_ZONE = "UTC"
+"""In which times are meant where no zone is named."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,24 @@ class Window:
 def window(text: str, timezone: str) -> documents.Window:
     """`22:00-04:00` as stored; errors as for `Window.parse`."""
     return Window.parse(text, timezone).document()
+
+
+def hours(text: str | None, timezone: str) -> documents.Window | None:
+    """Likewise; None where no window is given. Errors as for `window`, and for a time zone without one."""
+    refuse_idle_zone(timezone, text)
+    return window(text, timezone) if text else None
+
+
+def refuse_idle_zone(timezone: str, *times: object) -> None:
+    """Whoever names a zone and no time has forgotten the time, and it would be done at once, or always.
+
+    Raises:
+        PreconditionFailed: that is so.
+    """
+    if timezone != NO_ZONE and not any(times):
+        raise PreconditionFailed(
+            f"the time zone {timezone} is given, and no time in it: give the time as well, or leave the zone out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,9 +87,12 @@ def relabelled(labels: Mapping[str, str], added: Iterable[str], removed: Iterabl
     """The labels with some set, `KEY=VALUE` or `KEY` alone, and some taken away.
 
     Raises:
-        PreconditionFailed: one cannot be a label, is not there to be taken away, or there would be too many.
+        PreconditionFailed: one cannot be a label, is not there to be taken away or is named twice, or there would be
+            too many.
     """
-    made = dict(labels)
+    made, named = dict(labels), [text.partition("=")[0] for text in (*added, *removed)]
+    if twice := next((key for key in named if named.count(key) > 1), None):
+        raise PreconditionFailed(f"the label {twice!r} is named more than once: it is set once, or taken away")
     for key in removed:
         if key not in made:
             raise PreconditionFailed(f"there is no label {key!r} to take away; there are: {shown(made) or 'none'}")

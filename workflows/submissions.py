@@ -33,7 +33,7 @@ from models.documents import (
 from models.fleet import LONGEST_RETENTION, SLOWEST_BYTES_PER_S
 from models.plan import Chain, Layout
 from models.storage import MOST_THIN_FACTOR
-from workflows import schedule
+from workflows import policies, schedule
 from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
 
@@ -201,8 +201,12 @@ class Submission(Message):
     """The address that gets a webhook about the end."""
 
     def options(self) -> MigrationOptions:
-        """How guests are to be moved."""
-        return MigrationOptions(
+        """How guests are to be moved.
+
+        Raises:
+            PreconditionFailed: that contradicts itself.
+        """
+        options = MigrationOptions(
             max_downtime_ms=self.max_downtime_ms,
             most_downtime_ms=self.most_downtime_ms,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
@@ -216,6 +220,8 @@ class Submission(Message):
             chain=self.chain,
             given=tuple(sorted(self.named)),
         )
+        policies.check(options)
+        return options
 
     @property
     def named(self) -> frozenset[str]:
@@ -229,8 +235,11 @@ class Submission(Message):
         Raises:
             PreconditionFailed: a time, window or zone is not understood, or has passed.
         """
-        window = _named("window", schedule.window, self.window, self.timezone) if self.window else None
         not_before = self._not_before(datetime.now(UTC))
+        schedule.refuse_idle_zone(self.timezone, self.window, not_before)
+        window = _named("window", schedule.window, self.window, self.timezone) if self.window else None
+        if self.window_end == "rollback" and window is None:
+            raise WrongField("window_end", " is what follows at the end of a window: name the window, or leave it out")
         if self.seed_now and not (window or not_before):
             raise WrongField("seed_now", " needs a time for the rest: a window, or a time to begin at")
         return SubmitOptions(

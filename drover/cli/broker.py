@@ -71,6 +71,8 @@ def acl(
         for name in chosen:
             names.check(name, "a host" if purpose is Purpose.HOST else "a user")
     _check(everybody, [*(renew or ()), *(settle or ())])
+    if kept := ", ".join(sorted({*everybody} & {*(remove or ())})):
+        raise PreconditionFailed(f"{kept} is to be left out, and is named as a user that there is to be: leave one out")
     if out is not None and out.exists():
         _refuse_forgotten(out, {*everybody, *(remove or ())})
     known = {

@@ -86,6 +86,8 @@ def roles(
     from migrations.rights import Purpose
 
     members = {Purpose.HOST: host or (), Purpose.CONTROLLER: controller or (), Purpose.READER: reader or ()}
+    if (into is not None or expires is not None) and not password:
+        raise PreconditionFailed("--into and --expires are about new passwords: name a role by --password")
     made = {name: secrets.token_urlsafe(24) for name in password or ()}
     until = None if expires is None else datetime.now(UTC) + duration(expires)
     script = rights.script(members, {name: _verifier(name, text) for name, text in made.items()}, until)

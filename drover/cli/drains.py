@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from drover.cli import completion, schedule_options
-from drover.cli.groups import Execution, How, RepeatedWhen, grouped
+from drover.cli.groups import Execution, How, RepeatedWhen, Watching, grouped
 from drover.cli.lazy import ShortForSubmit
 from drover.cli.options import (
     AsHtml,
@@ -19,7 +19,6 @@ from drover.cli.options import (
     Selected,
     Since,
     Timeout,
-    Wait,
     examples,
 )
 
@@ -216,7 +215,8 @@ def overrule(drain_id: DrainId, guest: GuestName, as_json: AsJson = False) -> No
 
 
 @app.command(epilog=examples("drover drain cancel 3", "drover drain cancel 3 --wait"))
-def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+@grouped
+def cancel(drain_id: DrainId, *, run: Watching, as_json: AsJson = False) -> None:
     """End a drain: moves under way are rolled back, guests that have moved stay, the host stays cordoned.
 
     A move that passed its point of no return first is completed: --wait shows where each guest is in the end.
@@ -225,6 +225,6 @@ def cancel(drain_id: DrainId, wait: Wait = False, timeout: Timeout = None, as_js
     from drover.cli.backend import operations
 
     drain = operations().on_drain(drain_id, "cancel")
-    if wait:
-        watching.watch_drain(drain_id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watching.watch_drain(drain_id, timeout_s=run.timeout, as_json=as_json)
     drain_view.report(drain, as_json=as_json)

@@ -9,6 +9,8 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from typing import Any, TypeVar, cast
 
+import typer
+
 from drover.cli import schedule_options
 from drover.cli.options import (
     AsJson,
@@ -110,10 +112,20 @@ class RepeatedWhen(When):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Execution:
+class Watching:
+    """Whether the command watches what it has begun, and for how long."""
+
+    wait: Wait = False
+    timeout: Timeout = None
+
+    def __post_init__(self) -> None:
+        if self.timeout is not None and not self.wait:
+            raise typer.BadParameter("--timeout is how long --wait watches: give both, or leave it out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution(Watching):
     """What the command itself does: only look, or begin, and then watch or return."""
 
     dry_run: DryRun = False
-    wait: Wait = False
-    timeout: Timeout = None
     as_json: AsJson = False

@@ -82,10 +82,9 @@ def describe(
     own: dict[str, object] = {"labels": label or (), "unlabel": unlabel or ()}
     if bandwidth is not None:
         own["bandwidth_bytes_per_s"] = rate(bandwidth) if bandwidth else None
+    hours = by_hours(bandwidth_at or (), timezone)
     if bandwidth_at is not None:
-        own["bandwidth_hours"] = by_hours(bandwidth_at, timezone)
-    elif timezone != "UTC":
-        raise typer.BadParameter("--timezone is that of --bandwidth-at: give both")
+        own["bandwidth_hours"] = hours
     if retention is not None:
         own["retention_s"] = duration(retention).total_seconds() if retention else None
     host_view.described(operations().describe_host(host, HostDescription.read(own)), as_json=as_json)
@@ -109,7 +108,7 @@ def ok_to_drain(
     from drover.cli.backend import operations
     from workflows import schedule
 
-    hours = schedule.window(window, timezone) if window else None
+    hours = schedule.hours(window, timezone)
     headroom_view.verdict(operations().ok_to_drain(host, hours), as_json=as_json)
 
 
@@ -130,7 +129,7 @@ def headroom_of_all(
     from drover.cli.backend import operations
     from workflows import schedule
 
-    hours = schedule.window(window, timezone) if window else None
+    hours = schedule.hours(window, timezone)
     headroom_view.listed(operations().headroom(selector, hours), as_json=as_json)
 
 

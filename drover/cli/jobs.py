@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from drover.cli import completion, schedule_options
+from drover.cli.groups import Watching, grouped
 from drover.cli.options import (
     AsHtml,
     AsJson,
@@ -15,7 +16,6 @@ from drover.cli.options import (
     Selected,
     Since,
     Timeout,
-    Wait,
     duration,
     examples,
 )
@@ -84,7 +84,8 @@ def watch_job(job_id: JobId, timeout: Timeout = None, as_json: AsJson = False) -
 
 
 @app.command(epilog=examples("drover job cancel 7", "drover job cancel 7 --wait"))
-def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+@grouped
+def cancel(job_id: JobId, *, run: Watching, as_json: AsJson = False) -> None:
     """Request that a job is rolled back and the guest goes on at the source. Refused past the point of no return.
 
     A running step stops within seconds; if the switchover comes first, the move is completed. --wait waits for the end:
@@ -94,8 +95,8 @@ def cancel(job_id: JobId, wait: Wait = False, timeout: Timeout = None, as_json: 
     from drover.cli.backend import operations
 
     job = operations().on_job(job_id, "cancel")
-    if wait:
-        watching.watch(job_id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watching.watch(job_id, timeout_s=run.timeout, as_json=as_json)
     job_view.report(job, job_view.requested(job), as_json=as_json)
 
 

@@ -70,13 +70,17 @@ class Layout:
         for index, value in _numbered(self.disk or (), "--disk"):
             if index is None:
                 raise typer.BadParameter(f"--disk {value}: write N=PATH, such as 0=/srv/images/web.qcow2")
-            each.setdefault(index, {})["path"] = value
+            if index in each:
+                raise typer.BadParameter(
+                    f"--disk names {each[index]['path']} and {value} for disk {index}: leave one out"
+                )
+            each[index] = {"path": value}
         for name, given in (("storage", self.storage), ("format", self.image_format)):
             for index, value in _numbered(given or (), f"--{name}"):
-                if index is None:
-                    common[name] = value
-                else:
-                    each.setdefault(index, {})[name] = value
+                into = common if index is None else each.setdefault(index, {})
+                if name in into:
+                    raise typer.BadParameter(f"--{name} names {into[name]} and {value} for the same: leave one out")
+                into[name] = value
         return {**common, "disks": [{"index": index, **wanted} for index, wanted in sorted(each.items())]}
 
 

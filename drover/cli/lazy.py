@@ -3,9 +3,10 @@
 `drover --help` and the shell's completion would else import all of Drover, SQLAlchemy and Celery with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import typer
@@ -59,7 +60,21 @@ class LazyGroup(TyperGroup):
             command = command.of.load()
         if command is not None:
             _decided(command.get_params(ctx))
+            _refuse_twice(command, rest)
         return name, command, rest
+
+
+def _refuse_twice(command: Any, words: Sequence[str]) -> None:
+    """Of an option that is given twice the last one would count, and nobody would be told of the first."""
+    while isinstance(command, TyperGroup) and words:
+        named = command.commands.get(words[0])
+        command, words = (command.commands.get("submit"), words) if named is None else (named, words[1:])
+    given = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
+    for one in command.params if isinstance(command, TyperCommand) else ():
+        names = {name for name in (*one.opts, *one.secondary_opts) if name in given}
+        twice = len(names) > 1 or (not getattr(one, "is_flag", True) and sum(map(given.count, names)) > 1)
+        if twice and not getattr(one, "multiple", False):
+            raise typer.BadParameter(f"{', '.join(sorted(names))} is given more than once: leave one out")
 
 
 def _decided(parameters: list[Any]) -> list[Any]:

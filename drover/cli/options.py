@@ -1,7 +1,7 @@
 """Options and arguments that several commands share."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,15 +101,18 @@ Unlabel = Annotated[
 ]
 
 
-def by_hours(texts: Iterable[str], timezone: str) -> "BandwidthHours | None":
+def by_hours(texts: Sequence[str], timezone: str) -> "BandwidthHours | None":
     """What `--bandwidth-at` says.
 
     Raises:
         PreconditionFailed: hours or a rate are not understood.
     """
-    from workflows import budgets
+    from workflows import budgets, schedule
 
     said = [text for text in texts if text]
+    schedule.refuse_idle_zone(timezone, *said)
+    if said and len(said) < len(texts):
+        raise typer.BadParameter("--bandwidth-at '' is none: give it alone, or leave it out")
     for text in said:
         if "=" not in text:
             raise typer.BadParameter(f"{text!r} is not understood: write for example 08:00-20:00=200M/s")

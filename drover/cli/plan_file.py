@@ -9,6 +9,7 @@ import typer
 from drover.cli import drain_submission, drain_view, output, plan_view
 from drover.cli.backend import operations
 from drover.cli.exit_codes import ExitCode
+from drover.cli.groups import Execution
 from drover.cli.options import given
 from drover.cli.own_files import named as named_file
 from drover.cli.watching import note_without_controller, watch_drain
@@ -51,16 +52,16 @@ def approve(named: str, *, as_json: bool) -> None:
     plan_view.report(operations().on_plan(number, "approve"), as_json=as_json)
 
 
-def apply(named: str, *, dry_run: bool, wait: bool, timeout: float | None, as_json: bool) -> None:
+def apply(named: str, run: Execution) -> None:
     """Begin the drain of a plan; a dry run asks every guest and every target in it."""
-    if dry_run:
-        _try(PlanFile.of(found(named)), as_json=as_json)
+    if run.dry_run:
+        _try(PlanFile.of(found(named)), as_json=run.as_json)
     by_number = named.isdecimal()
     drain = operations().on_plan(int(named), "apply") if by_number else operations().apply_plan(read(Path(named)))
-    if wait:
-        watch_drain(drain["id"], timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watch_drain(drain["id"], timeout_s=run.timeout, as_json=run.as_json)
     note_without_controller()
-    drain_view.submitted(drain, as_json=as_json)
+    drain_view.submitted(drain, as_json=run.as_json)
 
 
 def found(named: str) -> Document:

@@ -7,15 +7,12 @@ import typer
 
 from drover.cli import schedule_options
 from drover.cli.drains import Exclude, To
-from drover.cli.groups import PlannedHow, PlannedWhen, grouped
+from drover.cli.groups import Execution, PlannedHow, PlannedWhen, grouped
 from drover.cli.options import (
     AsJson,
-    DryRun,
     HostName,
     Selected,
     Since,
-    Timeout,
-    Wait,
     examples,
 )
 
@@ -134,13 +131,12 @@ def withdraw(
 
 
 @app.command(epilog=examples("drover plan apply plan.yaml --dry-run", "drover plan apply 3 --wait"))
-def apply(
-    plan: PlanOrNumber, dry_run: DryRun = False, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False
-) -> None:
+@grouped
+def apply(plan: PlanOrNumber, *, run: Execution) -> None:
     """Begin a drain that follows a plan: nobody else is moved, and nobody is sent elsewhere.
 
     Each guest is compared with the plan right before its turn; one that differs is left, and its reason says what.
     """
     from drover.cli import plan_file
 
-    plan_file.apply(plan, dry_run=dry_run, wait=wait, timeout=timeout, as_json=as_json)
+    plan_file.apply(plan, run)

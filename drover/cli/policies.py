@@ -68,11 +68,16 @@ NoticeBy = Annotated[
     ),
 ]
 NoticeDeadline = Annotated[
-    Any, typer.Option(metavar="TIME", parser=duration, help="For how long an answer is awaited, up to 10m.")
+    Any,
+    typer.Option(
+        metavar="TIME", parser=duration, help="For how long an answer is awaited, up to 10m.", show_default="10s"
+    ),
 ]
 NoticeSilence = Annotated[
-    Literal["wait", "go-on"],
-    typer.Option(help="Without an answer by then: wait and ask again, or go on and move the guest."),
+    Literal["wait", "go-on"] | None,
+    typer.Option(
+        help="Without an answer by then: wait and ask again, or go on and move the guest.", show_default="wait"
+    ),
 ]
 
 
@@ -110,8 +115,8 @@ def define(
     ladder: Ladder = None,
     slowest_writes: SlowestWrites = None,
     notice: NoticeBy = None,
-    notice_deadline: NoticeDeadline = "10s",
-    notice_silence: NoticeSilence = "wait",
+    notice_deadline: NoticeDeadline = None,
+    notice_silence: NoticeSilence = None,
     as_json: AsJson = False,
 ) -> None:
     """Set a policy: what is given here is all that it decides. Moves that are submitted from now on follow it."""
@@ -130,7 +135,7 @@ def define(
             "check": check,
             "ladder": ladder,
             "slowest_writes": slowest_writes,
-            "notice": policy_view.notice(notice, notice_deadline, notice_silence) if notice is not None else None,
+            "notice": policy_view.notice(notice, notice_deadline, notice_silence),
         }
     )
     policy_view.define(name, selector, priority, values, as_json=as_json)

@@ -7,6 +7,7 @@ from typing import Any
 
 from drover import words
 from drover.cli import output
+from drover.cli.options import given
 from drover.errors import PreconditionFailed
 from drover.views import documents
 from models.base import Document
@@ -19,13 +20,17 @@ def define(name: str, selector: str | None, priority: int, values: Mapping[str, 
     show(name, as_json=as_json)
 
 
-def notice(said: str, deadline: timedelta, silence: str) -> Document:
-    """Who is to be asked: an address, or the words of a command.
+def notice(said: str | None, deadline: timedelta | None, silence: str | None) -> Document | None:
+    """Who is to be asked: an address, or the words of a command; None: nobody.
 
     Raises:
-        PreconditionFailed: these are no words.
+        PreconditionFailed: these are no words, or nobody is to be asked, for some time.
     """
-    how = {"deadline_s": deadline.total_seconds(), "silence": silence}
+    how = given({"deadline_s": deadline, "silence": silence})
+    if said is None and how:
+        raise PreconditionFailed("--notice-deadline and --notice-silence are about --notice: give that as well")
+    if said is None:
+        return None
     if said.startswith(("http://", "https://")):
         return {"url": said, **how}
     try:

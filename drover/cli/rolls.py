@@ -7,9 +7,9 @@ import typer
 
 from drover.cli import completion
 from drover.cli.drains import Exclude, To
-from drover.cli.groups import Execution, grouped
+from drover.cli.groups import Execution, Watching, grouped
 from drover.cli.lazy import ShortForSubmit
-from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Selected, Since, Timeout, Wait, duration, examples
+from drover.cli.options import AsJson, Bandwidth, MaxDowntime, Selected, Since, Timeout, duration, examples
 
 app = typer.Typer(
     cls=ShortForSubmit,
@@ -167,12 +167,13 @@ def change(roll_id: RollId, max_unavailable: MaxUnavailable, as_json: AsJson = F
 
 
 @app.command(epilog=examples("drover roll cancel 3", "drover roll cancel 3 --wait"))
-def cancel(roll_id: RollId, wait: Wait = False, timeout: Timeout = None, as_json: AsJson = False) -> None:
+@grouped
+def cancel(roll_id: RollId, *, run: Watching, as_json: AsJson = False) -> None:
     """End a roll: its drains and returns under way are cancelled, a hook that works is left to its end."""
     from drover.cli import roll_view, watching
     from drover.cli.backend import operations
 
     roll = operations().on_roll(roll_id, "cancel")
-    if wait:
-        watching.watch_roll(roll_id, timeout_s=timeout, as_json=as_json)
+    if run.wait:
+        watching.watch_roll(roll_id, timeout_s=run.timeout, as_json=as_json)
     roll_view.report(roll, as_json=as_json)

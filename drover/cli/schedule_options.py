@@ -67,17 +67,12 @@ def changes(
     """What `job set` and `drain set` are to change.
 
     Raises:
-        PreconditionFailed: the window is none.
+        PreconditionFailed: one of them cannot be that.
     """
-    from workflows import schedule
     from workflows.migration.jobs import Changes
 
     if {bandwidth, max_downtime_ms, window, priority} == {None}:
         raise typer.BadParameter("say what to change: --bandwidth, --max-downtime-ms, --window or --priority")
-    hours = schedule.window(window, timezone) if window else None
-    return Changes(
-        bandwidth_bytes_per_s=bandwidth,
-        max_downtime_ms=max_downtime_ms,
-        priority=priority,
-        window="always" if window == "" else hours,
+    return Changes.of(
+        window, timezone, bandwidth_bytes_per_s=bandwidth, max_downtime_ms=max_downtime_ms, priority=priority
     )

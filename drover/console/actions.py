@@ -22,7 +22,6 @@ from models.contracts import Part
 from models.documents import MOST_DOWNTIME_MS
 from models.drain import DrainKind
 from models.job import Side
-from workflows import schedule
 from workflows.descriptions import GuestDescription, HostDescription
 from workflows.drain.plan_file import PlanFile
 from workflows.kept_images import Which
@@ -62,12 +61,12 @@ class Change(Part):
         Raises:
             PreconditionFailed: the window is none.
         """
-        hours = schedule.window(self.window, self.timezone) if self.window else None
-        return Changes(
+        return Changes.of(
+            self.window,
+            self.timezone,
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s,
             max_downtime_ms=self.max_downtime_ms,
             priority=self.priority,
-            window="always" if self.window == "" else hours,
         )
 
 

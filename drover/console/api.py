@@ -47,7 +47,7 @@ def _hours(
     window: Annotated[Text | None, Query(description="Like 22:00-04:00.")] = None,
     timezone: Annotated[Text, Query(description="In which `window` is meant, like Europe/Berlin.")] = "UTC",
 ) -> Window | None:
-    return schedule.window(window, timezone) if window else None
+    return schedule.hours(window, timezone)
 
 
 Hours = Annotated[Window | None, Depends(_hours)]

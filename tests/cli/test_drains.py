@@ -6,7 +6,7 @@ import pytest
 from kombu.exceptions import OperationalError as BrokerUnreachable
 
 from drover.cli.exit_codes import ExitCode
-from drover.errors import NoBroker
+from drover.errors import Unavailable
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
@@ -106,6 +106,17 @@ def test_the_short_form_and_the_long_one_are_the_same() -> None:
         (["drain", "hv1", "--every", "day"], "is no repetition"),
         (["drain", "hv1", "--seed-now"], "--seed-now needs a time for the rest: a window, or"),
         (["drain", "hv1", "--webhook", "here"], "--webhook is an address like https://HOST/PATH, not 'here'"),
+        (["drain", "hv1", "--to", "hv2", "--to", "gone", "--exclude", "hv2"], "guests are to go to hv2, and not to"),
+        (["drain", "hv1", "--window-end", "rollback"], "--window-end is what follows at the end of a window"),
+        (["drain", "hv1", "--timezone", "Europe/Berlin"], "Europe/Berlin is given, and no time in it"),
+        (["drain", "hv1", "--most-downtime-ms", "299"], "less than the target downtime of 300 ms"),
+        (["return", "hv1", "--most-downtime-ms", "9", "--max-downtime-ms", "10"], "--most-downtime-ms is 9, less than"),
+        (["drain", "hv1", "--no-verify", "--verify-rate", "9M/s"], "--verify-rate is how fast disks are compared"),
+        (["drain", "hv1", "--ladder", "ask", "--most-downtime-ms", "500"], "counts for the measure longer"),
+        (["drain", "hv1", "--ladder", "ask", "--slowest-writes", "9M/s"], "--slowest-writes counts for the measure"),
+        (["migrate", "web", "--to", "hv2", "--back"], "--back is to where the guest came from: name no host"),
+        (["migrate", "web", "--to", "hv2", "--disk", "0=/a", "--storage", "0=b"], "disk 0 is named with two places"),
+        (["migrate", "web", "--to", "hv2", "--most-downtime-ms", "9"], "--most-downtime-ms is 9, less than the target"),
         (["migrate", "web", "--to", "hv2", "--bandwidth", "9K/s"], "--bandwidth is a whole number of bytes"),
     ],
 )
@@ -251,7 +262,7 @@ def test_a_job_that_has_ended_is_not_changed() -> None:
 
 
 def test_without_a_broker_nothing_is_said_of_guests_whose_hosts_nobody_could_ask(answers: dict[str, Any]) -> None:
-    answers["inspect"] = NoBroker("the broker cannot be reached")
+    answers["inspect"] = Unavailable("the broker cannot be reached")
     answers["inspect"].__cause__ = BrokerUnreachable("no Redis")
     for words in (("drain", "hv1", "--dry-run"), ("host", "ok-to-drain", "hv1"), ("drain", "hv1")):
         said = drover(*words)

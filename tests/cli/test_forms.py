@@ -79,6 +79,9 @@ def test_a_name_that_is_alike_is_named(database: None, words: list[str], said: s
     assert said in told.stderr
 
 
+WATCHED = "--timeout is how long --wait watches: give both, or leave it out"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -97,6 +100,36 @@ def test_a_name_that_is_alike_is_named(database: None, words: list[str], said: s
         ("job set 3 --max-downtime-ms 2000001", "max-downtime-ms cannot be 2000001: allowed is 1 to 2000000"),
         ("migrate web --to hv2 --max-downtime-ms 2000001", "a whole number of milliseconds from 1 to 2000000"),
         ("image purge --older-than 7", "7 has no unit: write 7h for hours, 7d for days, or 7s"),
+        ("migrate web --to hv2 --to hv1", "--to is given more than once: leave one out"),
+        ("drain hv1 --window 22:00-23:00 --window=01:00-02:00", "--window is given more than once"),
+        ("drain set 3 --bandwidth 1G/s --bandwidth 2G/s", "--bandwidth is given more than once"),
+        ("migrate web --to hv2 --verify --no-verify", "--no-verify, --verify is given more than once"),
+        ("migrate web --to hv2 --timeout 5", WATCHED),
+        ("drain hv1 --timeout 5", WATCHED),
+        ("return hv1 --timeout 5", WATCHED),
+        ("roll --host hv1 --hook x --timeout 5", WATCHED),
+        ("plan apply 3 --timeout 5", WATCHED),
+        ("job cancel 3 --timeout 5", WATCHED),
+        ("drain cancel 3 --timeout 5", WATCHED),
+        ("roll cancel 3 --timeout 5", WATCHED),
+        ("job set 3 --priority 1 --timezone Europe/Berlin", "the time zone Europe/Berlin is given, and no time in it"),
+        ("drain set 3 --priority 1 --timezone Europe/Berlin", "and no time in it: give the time as well"),
+        ("host set hv1 --bandwidth 1G/s --timezone Europe/Berlin", "and no time in it: give the time as well"),
+        ("host set hv1 --bandwidth-at 1-2 --bandwidth-at=", "--bandwidth-at '' is none: give it alone"),
+        ("host ok-to-drain hv1 --timezone Europe/Berlin", "and no time in it: give the time as well"),
+        ("host headroom --timezone Europe/Berlin", "and no time in it: give the time as well"),
+        ("budget set all --bandwidth 0 --timezone Europe/Berlin", "and no time in it: give the time as well"),
+        ("guest set web --priority 1 --timezone Europe/Berlin", "and no time in it: give the time as well"),
+        ("guest set web --until 2099-01-01", "--never-drain REASON and --until TIME go together"),
+        ("policy set db --priority 1 --verify --notice-deadline 5s", "are about --notice: give that as well"),
+        ("policy set db --priority 1 --verify --notice-silence go-on", "are about --notice: give that as well"),
+        ("migrate web --to hv2 --storage a --storage b", "--storage names a and b for the same: leave one out"),
+        ("migrate web --to hv2 --format 0=raw --format 0=qcow2", "--format names raw and qcow2 for the same"),
+        ("migrate web --to hv2 --disk 0=/a --disk 0=/b", "--disk names /a and /b for disk 0: leave one out"),
+        ("db roles --host hv1 --into /tmp", "--into and --expires are about new passwords"),
+        ("db roles --host hv1 --expires 9d", "--into and --expires are about new passwords"),
+        ("broker acl --host hv1 --remove hv1", "hv1 is to be left out, and is named as a user that there is to be"),
+        ("token add ada --only drain", "add it with --scope operate"),
         ("job set 3", "say what to change: --bandwidth, --max-downtime-ms, --window or --priority; see `drover"),
     ],
 )

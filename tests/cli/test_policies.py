@@ -87,6 +87,9 @@ def test_a_second_policy_of_equal_priority_is_refused_and_the_first_one_stays() 
         (["--bandwidth", "1B/s"], "too low"),
         (["--max-downtime-ms", "2000001"], "max-downtime-ms cannot be 2000001: allowed is 1 to 2000000"),
         (["--watch", "30"], "30 has no unit"),
+        (["--most-downtime-ms", "299"], "is 299, less than the target downtime of 300 ms"),
+        (["--most-downtime-ms", "9", "--max-downtime-ms", "10"], "is 9, less than the target downtime of 10 ms"),
+        (["--no-verify", "--verify-rate", "9M/s"], "--verify-rate is how fast disks are compared"),
     ],
 )
 def test_what_makes_no_policy_is_refused(words: list[str], said: str) -> None:

@@ -85,6 +85,10 @@ def test_a_paused_roll_goes_on_when_it_is_resumed_and_a_cancelled_one_ends() -> 
         (["--host", "hv1", "--hook", ""], "hook is the name of a hook, and empty"),
         (["--host", "hv1", "--hook", "u", "--hook-timeout", "0"], "--hook-timeout is a number of seconds above 0"),
         (["--host", "hv1", "--hook", "u", "--to", "nowhere"], "there is no host 'nowhere'"),
+        (
+            ["--host", "hv1", "--host", "hv2", "--hook", "u", "--to", "hv2"],
+            "no destination is left: each of hv2",
+        ),
         (["show", "4711"], "there is no roll 4711"),
         (["pause", "4711"], "there is no roll 4711"),
     ],

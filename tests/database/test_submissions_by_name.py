@@ -65,6 +65,9 @@ def recorded(key: str) -> Job | None:
         ({"every": "0 22 * * 6"}, "'every' is unknown here"),
         ({"colour": "red"}, "'colour' is unknown here; the fields are"),
         ({"webhook": 5}, "webhook is an address"),
+        ({"most_downtime_ms": 299}, "most_downtime_ms is 299, less than the target downtime of 300 ms"),
+        ({"timezone": "Europe/Berlin"}, "Europe/Berlin is given, and no time in it"),
+        ({"window_end": "rollback"}, "window_end is what follows at the end of a window"),
     ],
 )
 def test_a_wrong_submission_is_refused_on_record(wrong: dict[str, Any], said: str) -> None:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
+from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
-from drover.errors import NoBroker, PreconditionFailed
+from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models import fleet
 from models.base import now
@@ -25,8 +26,8 @@ from workflows import capacity, estimate, not_there, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed
+from workflows.host_rpc import listed
 from workflows.migration import preflight
-from workflows.presence import listed
 from workflows.schedule import Wait
 from workflows.selectors import Selector
 from workflows.submissions import DrainSubmission
@@ -260,9 +261,9 @@ def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked
     def why(one: Asked) -> str | None:
         try:
             ask(one)
-        except NoBroker:
-            raise
         except PreconditionFailed as error:
+            if isinstance(error.__cause__, BrokerUnreachable):
+                raise
             return str(error)
         return None
 
@@ -362,12 +363,23 @@ def check_hosts(session: Session, request: DrainRequest) -> None:
     Raises:
         PreconditionFailed: one is unknown, or none is left.
     """
-    where = request.where
-    known(session, [request.host, *where.to, *where.exclude])
-    if request.kind is DrainKind.DRAIN and where.to and not set(where.to) - set(where.exclude) - {request.host}:
-        raise PreconditionFailed(
-            f"no destination is left: each of {', '.join(where.to)} is {request.host} itself, or excluded"
-        )
+    known(session, [request.host, *request.where.to, *request.where.exclude])
+    if request.kind is DrainKind.DRAIN:
+        check_choice(request.where, request.host)
+    elif request.where != AllowedHosts():
+        raise PreconditionFailed(f"a return is to {request.host} alone: leave `to` and `exclude` out")
+
+
+def check_choice(where: AllowedHosts, host: str) -> None:
+    """Refuse a choice of destinations for a host that is emptied which leaves none, or contradicts itself.
+
+    Raises:
+        PreconditionFailed: it does.
+    """
+    if where.to and not set(where.to) - set(where.exclude) - {host}:
+        raise PreconditionFailed(f"no destination is left: each of {', '.join(where.to)} is {host} itself, or excluded")
+    if both := ", ".join(sorted({*where.to} & {*where.exclude})):
+        raise PreconditionFailed(f"guests are to go to {both}, and not to: name it once, by --to or by --exclude")
 
 
 def known(session: Session, hosts: Iterable[str]) -> None:

@@ -29,7 +29,7 @@ from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
 from workflows import budgets, not_there, policies, receivers, schedule
 from workflows.guests import known_guest, lock_as_planned
-from workflows.migration import claims, links, preflight
+from workflows.migration import chain, claims, preflight
 from workflows.submissions import is_text
 from workflows.submit_options import SubmitOptions
 
@@ -90,7 +90,7 @@ def _checked(
         options=options,
         plan=planned,
         estimate=expected,
-        steps=links.steps(row.host, destination),
+        steps=chain.steps(row.host, destination),
         disks=[_disk(disk) for disk in planned.disks],
         **vars(terms),
     )
@@ -276,11 +276,27 @@ class Changes:
         budgets.enough(self.bandwidth_bytes_per_s or 0)
         policies.check_pause("max_downtime_ms", self.max_downtime_ms or 1)
 
+    @classmethod
+    def of(cls, window: str | None, timezone: str, **others: int | None) -> "Changes":
+        """As somebody says them; a window that is an empty text is always.
+
+        Raises:
+            PreconditionFailed: one of them cannot be that.
+        """
+        hours = schedule.hours(window, timezone)
+        return cls(window="always" if window == "" else hours, **others)
+
     def apply(self, to: Job | Drain) -> None:
-        """Write them down. The caller holds the row's lock."""
-        to.options = to.options.asking(
+        """Write them down. The caller holds the row's lock.
+
+        Raises:
+            PreconditionFailed: they contradict what was asked for before.
+        """
+        changed = to.options.asking(
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s, max_downtime_ms=self.max_downtime_ms
         )
+        policies.check(changed)
+        to.options = changed
         to.priority = to.priority if self.priority is None else self.priority
         if self.window is not None:
             to.window = None if self.window == "always" else self.window

@@ -18,7 +18,7 @@ from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from workflows import hosts, not_there, receivers
 from workflows.capacity import CLOSED
 from workflows.drain import commands as drains
-from workflows.drain.planner import known
+from workflows.drain.planner import check_choice, known
 from workflows.roll import hooks
 from workflows.selectors import Selector
 from workflows.submissions import RollSubmission
@@ -101,6 +101,7 @@ def check(session: Session, request: RollRequest) -> None:
     receivers.check(request.webhook)
     known(session, [*request.where.to, *request.where.exclude])
     for name in sorted(request.hosts):
+        check_choice(request.where, name)
         host = hosts.existing(session, name)
         if closed := CLOSED[host.state]:
             raise PreconditionFailed(f"{name} takes no guest, {closed}: `drover host uncordon {name}` or leave it out")

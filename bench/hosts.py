@@ -11,10 +11,11 @@ from bench.measuring import cpu_s, memory_mib
 from bench.moves import LIGHT, MIB
 from bench.statements import Transaction, logged
 from drover.broker.app import app
+from drover.settings import settings
 from lab.directory import Lab
 from lab.guest.spec import DiskSpec
 from models.access import Scope
-from models.database import forget, transaction
+from models.database import transaction
 from models.job import Job
 from workers.process import processes
 from workflows import access
@@ -41,7 +42,7 @@ def measure(lab: Lab) -> list[Figure]:
 def _statements(lab: Lab) -> list[Figure]:
     """Of one move whose copy takes some ten seconds, less what goes on without it."""
     os.environ["DROVER_HOST"] = OURSELVES  # so that our own queries can be told apart
-    forget()
+    settings.cache_clear()
     with booted(lab, "bench-statements", disks=(DiskSpec(size_bytes=1024 * MIB),), fill_mib=256, **LIGHT) as guest:
         with logged(lab) as quiet:
             time.sleep(REST_S)

@@ -66,6 +66,10 @@ class Unavailable(PreconditionFailed):
     """No answer came from broker, host or worker. The same request may succeed later."""
 
 
+class NoBroker(Unavailable):
+    """The broker cannot be reached, or refuses; what it said is the cause."""
+
+
 class HostRefused(PreconditionFailed):
     """A host refused a question.
 

@@ -17,11 +17,11 @@ from celery import Celery
 
 from drover.errors import PreconditionFailed
 from drover.extras import require
-from drover.settings import variables
+from drover.settings import settings, variables
 from lab import network, services
 from lab.directory import LONGEST_PATH, MARKER, Lab, LabHost, host_names
 from lab.guest.boot_files import default_cache
-from models.database import forget, transaction
+from models.database import transaction
 from models.host import Host
 from workers.process import processes
 from workers.process.processes import Process
@@ -186,14 +186,14 @@ def pointed_at(lab: Lab) -> Iterator[None]:
     replaced = lab.environment.keys() | variables().keys()
     before = {key: os.environ.pop(key, None) for key in replaced}
     os.environ.update(lab.environment)
-    forget()
+    settings.cache_clear()
     try:
         with celery_configured():
             yield
     finally:
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})
-        forget()
+        settings.cache_clear()
 
 
 @contextmanager

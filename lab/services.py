@@ -21,6 +21,7 @@ from drover.errors import PreconditionFailed
 from lab.directory import Lab
 from migrations import rights
 from migrations.rights import Purpose
+from models.database import disconnect
 from workers.process import processes
 from workers.process.processes import Process, process
 
@@ -54,6 +55,7 @@ def make_roles(lab: Lab, hosts: Iterable[str]) -> None:
 
 def stop_postgres(lab: Lab) -> None:
     """End it in order, so that no shared memory is left behind."""
+    disconnect()
     pid_file = lab.postgres / "data" / "postmaster.pid"
     if not pid_file.exists():
         return

@@ -159,11 +159,10 @@ def _log_in(file: Path, dialect: Any, _record: Any, arguments: Any, named: Any) 
     raise refused or psycopg.OperationalError(f"{file} has no password in it")
 
 
-def forget() -> None:
-    """Close all connections and read the settings anew at next use: the environment has changed."""
+def disconnect() -> None:
+    """Close all connections that nothing uses: the server ends, or nothing that it has told them holds any longer."""
     for made in _engines.values():
         made.dispose()
-    settings.cache_clear()
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from drover import logs
 from drover.settings import settings
 from lab import fleet, services
 from lab.directory import Lab
-from models.database import engine
 from tests import factories, labs, saved_guests
 from tests.helpers import Moves
 
@@ -140,4 +139,3 @@ def database(database_lab: Lab) -> Iterator[None]:
     with fleet.pointed_at(database_lab):
         factories.empty_database()
         yield
-        engine().dispose()

@@ -31,7 +31,7 @@ from tests.factories import GB, MB
 from tests.helpers import until
 from workflows.drain import plans
 from workflows.drain.plan_file import Move, PlanFile
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 BROWSER = shutil.which("chromium")
 

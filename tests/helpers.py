@@ -24,8 +24,8 @@ from tests import saved_guests
 from workers.process import processes
 from workers.process.processes import Process
 from workflows import guests as guest_records
-from workflows.host_rpc import known_host
 from workflows.migration import jobs
+from workflows.presence import known_host
 
 MIB = 1 << 20
 WRITES_PER_S = 20

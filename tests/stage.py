@@ -20,8 +20,8 @@ from workers import executor, host_rpc
 from workers.preflight import derivation
 from workers.steps import STEPS
 from workers.trust import attestation, policy
-from workflows.migration.chain import LINKS, StepName
 from workflows.migration.claims import Claim
+from workflows.migration.links import LINKS, StepName
 
 QEMU = str(Path(shutil.which("qemu-system-x86_64") or "/usr/bin/qemu-system-x86_64").resolve())
 PREPARE, SENDS_FILES, START, MIRROR, SENDS_RAM, CUTOVER, CLEANUP = (

@@ -17,7 +17,7 @@ from workers.guest.run_marker import SET_CONTENT
 from workers.step import Context
 from workers.steps import STEPS
 from workers.trust import held_plan
-from workflows.migration.chain import LINKS, StepName
+from workflows.migration.links import LINKS, StepName
 
 Link = tuple[StepName, Side]
 

@@ -23,8 +23,8 @@ from models.job import Direction, Job, Outcome
 from workers.announcing import Announcer
 from workers.step import Context, StepHandler
 from workflows.migration import claims
-from workflows.migration.chain import BeginAnew
 from workflows.migration.claims import Claim
+from workflows.migration.links import BeginAnew
 
 log = logging.getLogger(__name__)
 

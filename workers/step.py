@@ -37,8 +37,8 @@ from workers.process.processes import Process
 from workers.qemu import monitor
 from workers.storage.volumes import Volumes
 from workers.trust import held_plan
-from workflows.migration.chain import ONCE_COMMITTED
 from workflows.migration.claims import Claim, fenced, note
+from workflows.migration.links import ONCE_COMMITTED
 
 Known = TypeVar("Known")
 

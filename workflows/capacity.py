@@ -23,7 +23,7 @@ from models.host import Host, HostState
 from models.job import Disk, Job, JobState
 from models.storage import Storage
 from models.transitions import BEGUN, FINISHED, GOING_ON
-from workflows.host_rpc import alive, listed
+from workflows.presence import alive, listed
 
 UNLIMITED = float("inf")
 AMOUNTS = ("cpus", "memory_bytes", "disk_bytes")

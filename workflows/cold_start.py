@@ -11,7 +11,8 @@ from models.guest import Guest
 from models.host_rpc import LookForGuest, Sighting, StartGuest, StopGuest
 from models.job import Job
 from workflows.guests import known_guest, refuse_in_mid_job
-from workflows.host_rpc import ask, known_host
+from workflows.host_rpc import ask
+from workflows.presence import known_host
 
 LOOK_S = 1.0
 

@@ -24,7 +24,7 @@ from models.job import Disk, Job, JobState, Side, Step
 from workflows import budgets
 from workflows.budgets import Budgets, Move
 from workflows.capacity import Size
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 NEWEST = 50
 """How many earlier moves an estimate uses."""

@@ -17,8 +17,8 @@ from models.controller import wake
 from models.database import transaction
 from models.fleet import Bandwidth, FleetLimits, Limits, Retention
 from models.host import Host
-from workflows.host_rpc import listed
 from workflows.hosts import existing
+from workflows.presence import listed
 from workflows.selectors import relabelled
 
 OF_ONE_HOST = {"bandwidth_bytes_per_s": Bandwidth, "bandwidth_hours": BandwidthHours, "retention": Retention}

@@ -12,7 +12,8 @@ from models.database import transaction
 from models.guest import Guest
 from models.host_rpc import FindQemus, FoundQemu
 from workflows import guests
-from workflows.host_rpc import ask, known_host
+from workflows.host_rpc import ask
+from workflows.presence import known_host
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from models.job import Job, JobState, unfinished
 from models.launcher import Launcher
 from models.plan import Inspection
 from workflows import not_there
-from workflows.host_rpc import ask, known_host
+from workflows.host_rpc import ask
+from workflows.presence import known_host
 from workflows.selectors import relabelled
 from workflows.submissions import MigrationSubmission
 

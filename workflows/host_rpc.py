@@ -4,53 +4,19 @@ import time
 from collections.abc import Callable
 from typing import cast
 
-from kombu.exceptions import OperationalError
-from sqlalchemy import ColumnElement, Update, func, insert, select, update
+from sqlalchemy import Update, insert, select, update
 
 from drover import tracing
-from drover.broker.app import app, host_queue
-from drover.errors import HostRefused, Unavailable, UnreadableDocument
+from drover.errors import HostRefused, NoBroker, Unavailable, UnreadableDocument
 from drover.escaping import escaped
-from drover.settings import Settings, settings
 from models.contracts import Json
-from models.database import autocommitting, listening, transaction
-from models.host import Host, HostRequest, HostState, RequestState
+from models.database import autocommitting, listening
+from models.host import HostRequest, RequestState
 from models.host_rpc import Answer, Question, Refusal
 from models.notifications import Channel
-from workflows import not_there
 
 ANSWER_TIMEOUT_S = 30.0
 LOOK_S = 0.5
-
-
-def known_host(name: str) -> Host:
-    """The host with this name, whose worker sent a heartbeat lately.
-
-    Raises:
-        PreconditionFailed: there is none, or it is silent.
-    """
-    with transaction() as session:
-        there = (Host.name == name, listed(settings()))
-        found = session.execute(select(Host, alive(settings())).where(*there)).one_or_none()
-        if found is None:
-            raise not_there.host(session, name)
-    host, is_alive = found
-    if not is_alive:
-        raise Unavailable(
-            f"host {name} has sent no heartbeat since {host.heartbeat_at:%Y-%m-%d %H:%M:%S %Z}: "
-            f"start its worker with `drover worker --host {name}`"
-        )
-    return host
-
-
-def alive(ours: Settings) -> ColumnElement[bool]:
-    """Hosts whose worker sent a heartbeat lately."""
-    return Host.heartbeat_at > func.clock_timestamp() - ours.host_timeout
-
-
-def listed(ours: Settings) -> ColumnElement[bool]:
-    """Hosts that there are: one that was forgotten is there again once its worker is."""
-    return (Host.state != HostState.FORGOTTEN) | alive(ours)
 
 
 def ask(host: str, question: Question[Answer]) -> Answer:
@@ -101,6 +67,10 @@ def _read(question: Question[Answer], reply: Json, host: str) -> Answer:
 
 
 def _send(request_id: int, host: str, kind: str) -> None:
+    from kombu.exceptions import OperationalError  # with Celery a quarter of the start of a command: only who asks
+
+    from drover.broker.app import app, host_queue
+
     try:
         app.send_task(
             "drover.host.answer",
@@ -110,7 +80,7 @@ def _send(request_id: int, host: str, kind: str) -> None:
             argsrepr=escaped(f"{kind} on {host}"),  # what Flower shows
         )
     except OperationalError as error:
-        raise Unavailable(f"the broker cannot be reached: {error}") from error
+        raise NoBroker(f"the broker cannot be reached: {error}") from error
 
 
 def _until_answered(request_id: int, wait: Callable[[float], list[str]]) -> None:

@@ -18,7 +18,7 @@ from models.job import Job, unfinished
 from models.roll import Roll, RollHost, RollState, taken_out_by
 from workflows import not_there
 from workflows.capacity import CLOSED
-from workflows.host_rpc import alive, listed
+from workflows.presence import alive, listed
 from workflows.selectors import OWN, Selector
 
 

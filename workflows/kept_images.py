@@ -14,8 +14,8 @@ from models.database import transaction
 from models.host import Host
 from models.kept_images import KeptImage
 from workflows.guests import refuse_unknown
-from workflows.host_rpc import alive
 from workflows.hosts import existing, selected
+from workflows.presence import alive
 from workflows.selectors import Selector
 
 

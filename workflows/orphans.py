@@ -10,7 +10,8 @@ from drover.settings import settings
 from models.database import transaction
 from models.host import Host
 from models.host_rpc import CollectOrphans, LookForOrphans, Orphan
-from workflows.host_rpc import alive, ask, known_host, listed
+from workflows.host_rpc import ask
+from workflows.presence import alive, known_host, listed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from models.documents import SeenQemu
 from models.guest import Guest
 from models.host import Host
 from models.job import Job, unfinished
-from workflows.host_rpc import alive
+from workflows.presence import alive
 
 LATELY = timedelta(minutes=5)
 """A host's report of before the end of a job may still name the QEMU that the guest has left. None is older."""

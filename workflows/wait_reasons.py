@@ -20,7 +20,7 @@ from models.host import Host
 from models.job import Job, JobState, Step
 from models.roll import Roll, RollHost, RollHostState, RollState
 from models.transitions import CLAIMED
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 STILL = timedelta(seconds=30)
 """A job without progress for this long says so."""

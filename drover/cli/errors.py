@@ -12,7 +12,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, Operationa
 
 from drover import words
 from drover.cli.exit_codes import ExitCode
-from drover.errors import DroverError, PreconditionFailed, Unreachable, WrongField
+from drover.errors import DroverError, NoBroker, PreconditionFailed, Unreachable, WrongField
 from drover.settings import DATABASE_FORM, settings
 
 ARGUMENTS = {"guest": "GUEST", "host": "HOST", "hosts": "--host", "layout": "--disk, --storage or --format"}
@@ -37,9 +37,10 @@ def fault(error: Exception) -> Fault:
     if isinstance(error, WrongField):
         typed = ARGUMENTS.get(error.field) or f"--{words.option(error.field)}"
         return _refused(typed + error.what)
+    if isinstance(error, NoBroker):  # nothing was changed, but asking again later may help: that is no refusal
+        return _broker(error.__cause__)
     if isinstance(error, PreconditionFailed):
-        # Nothing was changed either way, but asking again later may help: that is no refusal.
-        return _broker(error.__cause__) if isinstance(error.__cause__, BrokerUnreachable) else _refused(str(error))
+        return _refused(str(error))
     if isinstance(error, SQLAlchemyError):
         return _database(error)
     if isinstance(error, ModuleNotFoundError) and error.name == "psycopg2":

@@ -15,7 +15,7 @@ from models.fleet import Limits
 from models.host import Host
 from workflows import schedule
 from workflows.fleet_limits import OF_ONE_HOST, reach
-from workflows.host_rpc import listed
+from workflows.presence import listed
 
 
 def show(*, as_json: bool) -> None:

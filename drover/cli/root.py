@@ -1,5 +1,6 @@
 """The command's root: the table of its subcommands, and the only place where errors become messages and exit codes."""
 
+import gc
 import os
 import sys
 import traceback
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 MOVING, RUNNING = "Moving guests", "Running Drover"
+OBJECTS = 20_000
+"""How many are made before Python looks for cycles among them: by its 700 it looks through all that is imported again
+and again, a tenth of the start of a command."""
 
 
 class Root(LazyGroup):
@@ -137,6 +141,7 @@ def root(
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Entry point of the `drover` script."""
+    gc.set_threshold(OBJECTS)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         words = _formed(words)

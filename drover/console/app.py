@@ -140,7 +140,7 @@ def _refused(request: Request, error: Exception) -> Response:
         return _told(request, 403, "Refused", str(error))
     if isinstance(error, NotThere):
         return _told(request, 404, "Not found", str(error))
-    if isinstance(error, Unavailable) or isinstance(error.__cause__, BrokerUnreachable):
+    if isinstance(error, Unavailable):
         return _told(request, 503, "No answer", str(error))
     checks = [check.json_object() for check in getattr(error, "checks", ())]
     return _told(request, 409, "Refused", str(error), **({"checks": checks} if checks else {}))

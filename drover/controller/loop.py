@@ -38,11 +38,11 @@ from workers.executor import STOPPING
 from workflows import host_keys, isolation, leader_election, outages, storages, twins
 from workflows.drain import reconciler as drains
 from workflows.drain.notices import unanswered
-from workflows.host_rpc import alive
 from workflows.migration import admission, claims
 from workflows.migration.admission import admit
 from workflows.migration.chain import remaining_chain
 from workflows.migration.jobs import go_on
+from workflows.presence import alive
 from workflows.roll import reconciler as roll_reconciler
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from drover.metrics.counters import Ended
 from drover.settings import Settings
 from models.database import transaction
 from models.host import Host
-from workflows.host_rpc import listed
+from workflows.presence import listed
 
 PATIENCE_S = 4.0
 """For Postgres, and then for Redis: Prometheus gives up after 10 s, and needs to get before then which is silent."""

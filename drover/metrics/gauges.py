@@ -26,7 +26,7 @@ from models.roll import Roll, RollHostState, RollState
 from models.storage import Storage
 from models.transitions import BEGUN, GOING_ON
 from workflows import capacity, outages, wait_reasons
-from workflows.host_rpc import listed
+from workflows.presence import listed
 
 ROOM = ("total_bytes", "free_bytes")
 SEEN_LATELY = timedelta(minutes=5)

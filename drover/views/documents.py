@@ -24,8 +24,8 @@ from workflows import not_there
 from workflows import policies as policy_rows
 from workflows.drain.headroom import Headroom
 from workflows.guest_scan import Finding
-from workflows.host_rpc import alive
 from workflows.kept_images import Purged
+from workflows.presence import alive
 from workflows.selectors import Selector
 
 ALL = Selector()

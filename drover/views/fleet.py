@@ -15,7 +15,7 @@ from models.guest import Guest
 from models.host import Host, HostState
 from models.job import Job, JobState, unfinished
 from workflows import capacity
-from workflows.host_rpc import alive
+from workflows.presence import alive
 from workflows.selectors import shown
 
 CONDITIONS = ("silent", "cordoned", "in maintenance", "with moves", "waiting for an operator")

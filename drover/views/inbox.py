@@ -25,7 +25,7 @@ from models.kept_images import KeptImage
 from models.roll import Roll, RollState
 from models.webhook import Delivery, DeliveryState
 from workflows import capacity, host_keys, outages, wait_reasons
-from workflows.host_rpc import alive, listed
+from workflows.presence import alive, listed
 
 MOST_PLANS = 100
 SOON = timedelta(hours=2)

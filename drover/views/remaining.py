@@ -5,7 +5,7 @@ from datetime import datetime
 from models.documents import Estimate
 from models.job import Job, JobState, Side
 from workflows import estimate
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 LEAST_S = 0.5
 """While it goes on."""

@@ -19,7 +19,7 @@ from models.documents import Window
 from models.drain import GuestState
 from models.job import Job, JobState, Side, Step, StepState
 from workflows import schedule
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 Span = tuple[datetime, datetime]
 MOST_WINDOWS = 60

@@ -1,7 +1,6 @@
 """Builds the kernel and the initramfs of the test guest, once per machine, into a cache directory."""
 
 import hashlib
-import os
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from filelock import FileLock
 from lab.guest.initramfs import DIRECTORY, FILE, PROGRAM, Entry, archive
 from lab.guest.modules import load_order
 from lab.guest.packages import Package, PackageError, kernel_packages, newest, unpack
+from lab.guest.packages import default_cache as default_cache
 
 HERE = Path(__file__).parent
 SOURCES = tuple(HERE / name for name in ("writer.c", "init", "boot_files.py", "initramfs.py", "modules.py"))
@@ -22,10 +22,6 @@ SOURCES = tuple(HERE / name for name in ("writer.c", "init", "boot_files.py", "i
 class BootFiles:
     kernel: Path
     initramfs: Path
-
-
-def default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drover"
 
 
 def boot_files(cache: Path) -> BootFiles:

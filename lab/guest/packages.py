@@ -46,15 +46,22 @@ def unpack(package: Package, debs: Path, into: Path) -> None:
     subprocess.run(["dpkg-deb", "-x", _download(package, debs), into], check=True)
 
 
+def default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drover"
+
+
+def _apt_cache(*words: str) -> str:
+    """What it prints. In containers it is often told to keep nothing of what it has read, which takes it a second."""
+    kept = f"Dir::Cache::pkgcache={default_cache() / 'pkgcache.bin'}"
+    return subprocess.run(["apt-cache", "-o", kept, *words], capture_output=True, text=True, check=False).stdout
+
+
 def _dependencies(package: str, pattern: str) -> list[str]:
-    result = subprocess.run(["apt-cache", "depends", package], capture_output=True, text=True, check=False)
-    return re.findall(rf"^\s*\|?Depends: ({pattern})$", result.stdout, re.MULTILINE)
+    return re.findall(rf"^\s*\|?Depends: ({pattern})$", _apt_cache("depends", package), re.MULTILINE)
 
 
 def _version(package: str) -> str:
-    command = ["apt-cache", "show", "--no-all-versions", package]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"^Version: (\S+)$", result.stdout, re.MULTILINE)
+    found = re.search(r"^Version: (\S+)$", _apt_cache("show", "--no-all-versions", package), re.MULTILINE)
     if found is None:
         raise PackageError(f"apt has no version of {package}: run 'apt-get update' as root")
     return found[1]

@@ -21,7 +21,7 @@ from tests.standby import LabWithStandby
 from workers.process import processes
 from workers.process.processes import Process
 from workers.switchover import guardian
-from workflows.migration.chain import LINKS
+from workflows.migration.links import LINKS
 
 
 @dataclass

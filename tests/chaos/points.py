@@ -17,7 +17,7 @@ from tests.chaos.faults import RunningMove, worker_of_the_step
 from tests.chaos.stage import CLAIMS, Stage
 from tests.helpers import until
 from workers.hooks import Point as HookPoint
-from workflows.migration.chain import LINKS, StepName
+from workflows.migration.links import LINKS, StepName
 
 REACHED_WITHIN_S = 90.0
 SWITCH = ("migrate_ram", Side.SOURCE)

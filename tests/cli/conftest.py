@@ -17,7 +17,7 @@ from models.guest import Guest
 from models.host import Host
 from models.host_rpc import Inspect, Question
 from tests import documents, factories
-from tests.cli.support import NO_BROKER, forget_caches, point_at
+from tests.cli.support import NO_BROKER, point_at
 from tests.helpers import until
 from workflows import guests, leader_election
 from workflows.migration import preflight
@@ -27,13 +27,6 @@ from workflows.migration import preflight
 def database_url(database_lab: Lab) -> str:
     """The tests' Postgres, whatever is in it."""
     return database_lab.environment["DROVER_DATABASE_URL"]
-
-
-@pytest.fixture(autouse=True)
-def forget() -> Iterator[None]:
-    """Set up first, so torn down last: the next test finds its own environment, not what ours left cached."""
-    yield
-    forget_caches()
 
 
 @pytest.fixture

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from drover import settings
 from drover.cli import main
-from models.database import forget, transaction
+from drover.settings import settings
+from drover.settings import variables as all_variables
+from models.database import transaction
 from models.documents import Downtime, NbdServer, RamProgress, Switchover
 from models.event_action import EventAction
 from models.job import Disk, Job, JobState, StepState, record_event
 from tests.documents import plan
-from workflows.migration import chain
+from workflows.migration import links
 
 NONCE = "0123456789abcdef01234567"
 KEY = "fedcba9876543210" * 4
@@ -32,16 +33,11 @@ DROVER = str(Path(sys.executable).with_name("drover"))
 
 def point_at(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
     """Have this process use these variables, and nothing that it cached before."""
-    for name in settings.variables():
+    for name in all_variables():
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    forget_caches()
-
-
-def forget_caches() -> None:
-    """Settings and connections are made anew from the environment."""
-    forget()
+    settings.cache_clear()
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,7 @@ def insert_job(state: JobState, **columns: Any) -> int:
         guest="web", source="hv1", destination="hv2", state=state, plan=plan(),
         nbd_server=NbdServer(nonce=NONCE, address="10.0.0.2", port=4711, sealed=KEY),
         switchover=Switchover(attempt=3),
-        steps=chain.steps("hv1", "hv2"),
+        steps=links.steps("hv1", "hv2"),
         disks=[Disk(index=i, device=f"d{i}", format="raw", source_path=f"/s/{i}", destination_path=f"/d/{i}",
                     bytes_total=2 << 30, bytes_copied=1 << 30) for i in range(2)],
     )  # fmt: skip

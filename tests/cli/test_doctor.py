@@ -24,7 +24,7 @@ from models.documents import HostFacts
 from models.host import Host
 from tests import brokers, documents, factories
 from tests.certificates import Authority
-from tests.cli.support import drover, forget_caches
+from tests.cli.support import drover
 from workers.launcher import systemd, units
 from workers.qemu import program
 from workers.qemu.known_bugs import Severity, known_bugs
@@ -56,7 +56,7 @@ def control(database: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     lab = Lab(Path(tempfile.mkdtemp(prefix="dd", dir="/tmp")))
     server = services.start_redis(lab)
     monkeypatch.setenv("DROVER_BROKER_URL", lab.environment["DROVER_BROKER_URL"])
-    forget_caches()
+    settings.cache_clear()
     with fleet.celery_configured():
         yield lab
     server.kill()

@@ -6,7 +6,7 @@ import pytest
 from kombu.exceptions import OperationalError as BrokerUnreachable
 
 from drover.cli.exit_codes import ExitCode
-from drover.errors import Unavailable
+from drover.errors import NoBroker
 from models.database import transaction
 from models.documents import MigrationOptions
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
@@ -262,7 +262,7 @@ def test_a_job_that_has_ended_is_not_changed() -> None:
 
 
 def test_without_a_broker_nothing_is_said_of_guests_whose_hosts_nobody_could_ask(answers: dict[str, Any]) -> None:
-    answers["inspect"] = Unavailable("the broker cannot be reached")
+    answers["inspect"] = NoBroker("the broker cannot be reached")
     answers["inspect"].__cause__ = BrokerUnreachable("no Redis")
     for words in (("drain", "hv1", "--dry-run"), ("host", "ok-to-drain", "hv1"), ("drain", "hv1")):
         said = drover(*words)

@@ -119,7 +119,9 @@ def test_a_command_that_stood_still_in_a_transaction_says_that_nothing_was_chang
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 10"))
         psycopg_connection = connection.connection.driver_connection
         assert psycopg_connection is not None
-        select.select([psycopg_connection], [], [], 30)  # the server ends it
+        ended = select.poll()
+        ended.register(psycopg_connection, select.POLLRDHUP)  # what is sent before would be answered by a reset alone
+        assert ended.poll(30_000), "the server does not end it"
         with pytest.raises(InternalError) as refused:
             connection.execute(text("SELECT 1"))
     assert "nothing was changed: try again" in fault(refused.value).message

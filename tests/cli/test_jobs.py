@@ -10,7 +10,7 @@ from models.documents import Estimate, Pace
 from models.event_action import EventAction
 from models.job import Job, JobState, record_event
 from tests.cli.support import BEGUN, KEY, NONCE, document, drover, insert_job
-from workflows.migration import chain
+from workflows.migration import links
 
 
 @pytest.mark.parametrize("state", list(JobState))
@@ -20,7 +20,7 @@ def test_job_show_in_every_state(database: None, state: JobState) -> None:
     assert (found["id"], found["guest"], found["source"], found["destination"]) == (number, "web", "hv1", "hv2")
     assert found["state"] == state.value
     assert [(step["name"], step["side"]) for step in found["steps"]] == [
-        (name, side.value) for name, side in chain.LINKS
+        (name, side.value) for name, side in links.LINKS
     ]
     assert {"name", "host", "side", "state", "attempts", "started_at", "finished_at", "error"} <= set(found["steps"][0])
     assert found["disks"][1] | {"ready_at": None} == found["disks"][1]

@@ -1,4 +1,4 @@
-"""Help and completion import no more than they show."""
+"""Help and completion import no more than they show, and only what sends a message imports Celery."""
 
 import json
 import subprocess
@@ -55,3 +55,9 @@ def test_the_help_of_a_command_imports_nothing_that_does_its_work(imported: Impo
 @pytest.mark.parametrize("typed", TYPED)
 def test_completion_asks_by_psycopg_alone(imported: Imported, typed: str) -> None:
     assert not imported[typed] & {*HEAVY, "models", "workflows", "workers"}
+
+
+def test_what_only_asks_the_database_imports_neither_celery_nor_redis() -> None:
+    modules = "sys, drover.by_database, drover.cli.watching"
+    asked = f"import {modules}; print({{'celery', 'kombu', 'redis'}} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", asked], text=True).strip() == "set()"

@@ -2,15 +2,16 @@
 
 import pytest
 
+from drover.settings import settings
 from tests import factories
-from tests.cli.support import document, drover, forget_caches
+from tests.cli.support import document, drover
 
 
 @pytest.fixture(autouse=True)
 def key(database: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a control node."""
     monkeypatch.setenv("DROVER_WEBHOOK_KEY", factories.WEBHOOK_KEY)
-    forget_caches()
+    settings.cache_clear()
 
 
 def test_a_receiver_is_listed_and_its_secret_is_shown_only_then() -> None:
@@ -74,7 +75,7 @@ def test_a_submission_to_a_receiver_that_is_not_listed_is_refused_with_what_to_d
 
 def test_without_a_key_here_it_says_where_to_run_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DROVER_WEBHOOK_KEY")
-    forget_caches()
+    settings.cache_clear()
     refused = drover("webhook", "allow", "10.0.0.0/8")
     assert refused.exit_code == 2
     assert "DROVER_WEBHOOK_KEY is not set here: run this on a control node with its environment" in refused.stderr

@@ -23,9 +23,9 @@ from tests import factories
 from tests.factories import happens
 from tests.helpers import until
 from workers.step import fence
-from workflows.migration import chain, claims, jobs
-from workflows.migration.chain import Restart
+from workflows.migration import claims, jobs, links
 from workflows.migration.claims import Claim
+from workflows.migration.links import Restart
 
 pytestmark = pytest.mark.usefixtures("database")
 
@@ -48,7 +48,7 @@ def job() -> int:
         session.flush()
         session.add(Guest(name="web", host="one", qmp="/qmp"))
         session.flush()
-        made = Job(guest="web", source="one", destination="two", steps=chain.steps("one", "two"))
+        made = Job(guest="web", source="one", destination="two", steps=links.steps("one", "two"))
         session.add(made)
         session.flush()
         happens(session, made, JobEvent.BEGIN)
@@ -76,7 +76,7 @@ def states(job_id: int) -> list[str]:
 
 
 def finish_up_to(job_id: int, last: int) -> None:
-    hosts = {step.seq: step.host for step in chain.steps("one", "two")}
+    hosts = {step.seq: step.host for step in links.steps("one", "two")}
     for seq in range(1, last + 1):
         claims.finish(taken(job_id, seq, host=hosts[seq]))
 
@@ -298,11 +298,11 @@ def test_a_step_that_was_handed_back_is_rolled_back_too(job: int) -> None:
 
 
 def test_the_last_step_ends_the_job_and_every_attempt_is_on_record(job: int) -> None:
-    finish_up_to(job, len(chain.LINKS))
+    finish_up_to(job, len(links.LINKS))
     with transaction() as session:
         assert session.get_one(Job, job).state is JobState.DONE
         attempts = session.scalars(select(Attempt).where(Attempt.job_id == job)).all()
-        assert [attempt.outcome for attempt in attempts] == ["done"] * len(chain.LINKS)
+        assert [attempt.outcome for attempt in attempts] == ["done"] * len(links.LINKS)
         assert session.scalar(select(func.count()).select_from(Event).where(Event.job_id == job))
 
 
@@ -312,7 +312,7 @@ def test_a_job_that_has_ended_keeps_no_credentials_not_even_sealed_ones(job: int
     claims.retry(claim, "once more", timedelta())
     with transaction() as session:
         assert session.get_one(Job, job).nbd_server
-    finish_up_to(job, len(chain.LINKS))
+    finish_up_to(job, len(links.LINKS))
     with transaction() as session:
         assert session.get_one(Job, job).nbd_server is None
 

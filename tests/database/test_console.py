@@ -20,7 +20,7 @@ from drover.views import fleet, history, inbox, rolls, timeline
 from drover.views.drain_queries import snapshot
 from lab.fleet import free_port
 from models.base import now
-from models.database import forget, transaction
+from models.database import transaction
 from models.documents import Pace
 from models.event_action import EventAction
 from models.guest import Guest
@@ -295,11 +295,11 @@ def test_a_page_of_somebody_else_that_points_a_name_at_this_machine_gets_nothing
 def test_a_page_says_that_the_database_does_not_answer_until_it_does(console: httpx.Client) -> None:
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setenv("DROVER_DATABASE_URL", "postgresql+psycopg://nobody@127.0.0.1:1/none")
-        forget()
+        settings.cache_clear()
         answer = console.get("/", timeout=30)
         assert answer.status_code == 503
         assert "Postgres does not answer" in answer.text
-    forget()
+    settings.cache_clear()
     assert console.get("/").status_code == 200
 
 

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, ViewportSize, exp
 from lab import fleet as lab_fleet
 from lab.directory import Lab
 from models.access import Scope
-from models.database import engine, transaction
+from models.database import transaction
 from models.event_action import EventAction
 from models.job import Disk, Job, record_event
 from tests import consoles, factories
@@ -63,7 +63,6 @@ def site(database_lab: Lab) -> Iterator[Site]:
         shown = consoles.fleet()
         with consoles.serving() as address, consoles.browsing() as browser:
             yield Site(address, shown, browser)
-        engine().dispose()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from workers.step import Context
 from workers.steps import cleanup, cutover
 from workers.switchover import supervisor
 from workers.trust import held_plan
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 
 @pytest.fixture

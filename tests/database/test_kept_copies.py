@@ -25,7 +25,7 @@ from workers.qemu import written
 from workers.step import Context
 from workers.steps import prepare_dest_image
 from workers.storage import room
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 NONCE = "0123"

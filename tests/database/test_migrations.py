@@ -31,7 +31,7 @@ from models.roll import HookRun, Roll, RollHost
 from models.sample import Sample
 from models.storage import Storage, StorageMapping
 from models.webhook import Delivery, Notification, Receiver, ReceiverSecret
-from workflows.migration import chain
+from workflows.migration import links
 
 pytestmark = pytest.mark.usefixtures("database", "_no_roles")
 
@@ -69,12 +69,21 @@ def _empty() -> None:
         connection.execute(text("CREATE SCHEMA public"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("revision", [None, *reversed(REVISIONS)])
 def test_the_schema_can_be_brought_up_to_date_from_any_revision(revision: str | None) -> None:
     _empty()
     if revision:
         migrations.upgrade(revision)
     migrations.upgrade()
+    command.check(migrations.config())
+
+
+@pytest.mark.parametrize("runs", [["head"], REVISIONS[::-1]], ids=["at once", "each revision by itself"])
+def test_the_schema_can_be_brought_up_to_date(runs: list[str]) -> None:
+    _empty()
+    for revision in runs:
+        migrations.upgrade(revision)
     command.check(migrations.config())  # the models ask for nothing more
 
 
@@ -150,7 +159,7 @@ def _rows_in_every_table() -> None:
         session.add(asked)
         for guest in ("web", "forgotten"):
             job = Job(guest=guest, source="one", destination="two", drain_id=drain.id, state=JobState.DONE)
-            job.steps = chain.steps("one", "two")
+            job.steps = links.steps("one", "two")
             job.disks = [
                 Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=1)
             ]
@@ -194,7 +203,7 @@ def test_every_state_can_be_stored() -> None:
             session.flush()
             session.add(Job(guest=state, source="one", destination="two", state=state))
         job = Job(guest="done", source="one", destination="two", state=JobState.DONE)
-        job.steps = chain.steps("one", "two")[: len(StepState)]
+        job.steps = links.steps("one", "two")[: len(StepState)]
         for step, step_state in zip(job.steps, StepState, strict=True):
             step.state = step_state
         session.add(job)

@@ -22,7 +22,7 @@ from workers.step import Context
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
 from workers.trust import held_plan
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 CPU = max(os.sched_getaffinity(0))

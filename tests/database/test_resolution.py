@@ -14,8 +14,8 @@ from models.plan import Plan
 from models.transitions import Actor
 from tests import documents
 from tests.factories import guest, host, job, load
-from workflows.migration import chain, claims, operator_actions, reconcile
-from workflows.migration.chain import StepName
+from workflows.migration import claims, links, operator_actions, reconcile
+from workflows.migration.links import StepName
 from workflows.migration.reconcile import Look, Verdict
 
 pytestmark = pytest.mark.usefixtures("database")
@@ -108,7 +108,7 @@ def test_a_guest_that_had_arrived_lives_at_the_source_again_when_an_operator_say
 def test_a_person_goes_on_without_a_proof_that_failed_and_the_images_stay_but_reconciliation_does_not(
     waiting: int, side: Side
 ) -> None:
-    place = chain.LINKS.index((StepName.COMPARE_IMAGES, side))
+    place = links.LINKS.index((StepName.COMPARE_IMAGES, side))
     with transaction() as session:
         row = session.get_one(Job, waiting)
         row.error, row.committed_at = "its images differ", func.now()
@@ -149,7 +149,7 @@ def test_a_silent_host_turns_no_job_round_whose_guest_is_at_the_destination_by_a
 
 @pytest.mark.usefixtures("seen")
 def test_a_source_that_has_cleared_away_gets_no_guest_back_while_its_destination_may_have_it(waiting: int) -> None:
-    begun(waiting, 0, chain.LINKS.index((StepName.CLEANUP, Side.SOURCE)), committed=True)
+    begun(waiting, 0, links.LINKS.index((StepName.CLEANUP, Side.SOURCE)), committed=True)
     with pytest.raises(PreconditionFailed, match=r"only two can go on with it.*--owner source --fenced two"):
         operator_actions.resolve(waiting, Side.SOURCE, fenced=None)
     assert load(waiting).state is JobState.NEEDS_OPERATOR

@@ -70,11 +70,11 @@ def _as(role: str) -> Iterator[None]:
     """This process logs in with that role."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DROVER_DATABASE_URL", settings().database_url.replace("//drover@", f"//{role}@"))
-        connections.forget()
+        settings.cache_clear()
         try:
             yield
         finally:
-            connections.forget()
+            settings.cache_clear()
 
 
 def _denied(statement: str) -> bool:
@@ -270,6 +270,7 @@ def test_a_host_that_holds_its_rows_locked_does_not_keep_the_controller_from_the
     moving: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "LONGEST_WAIT_MS", 300)
+    monkeypatch.setattr(connections, "_engines", {})  # pools that were made before have the former one
     monkeypatch.setattr(app, "send_task", lambda *_, **__: None)
     locking = "SELECT FROM host FOR UPDATE; SELECT FROM job FOR UPDATE; SELECT FROM step FOR UPDATE; "
     locking += "SELECT FROM host_request FOR UPDATE; SELECT FROM storage WHERE host = 'one' FOR UPDATE"
@@ -285,6 +286,7 @@ def test_a_host_that_holds_its_rows_locked_does_not_keep_the_controller_from_the
         loop.tick(settings())
         with transaction() as session:
             states = [session.get_one(Drain, number).state for number in numbers]
+    connections.disconnect()
     assert states == [DrainState.QUEUED, DrainState.RUNNING]
 
 

@@ -21,7 +21,7 @@ from workers.images import records, retention, way_back
 from workers.launcher import run
 from workers.process import processes
 from workers.step import Context
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 

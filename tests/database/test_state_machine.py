@@ -33,23 +33,23 @@ from models.transitions import CLAIMED, WAYS, Actor, Direction, JobState, StepSt
 from tests import factories
 from tests.documents import plan
 from tests.transition_guard import guarded
-from workflows.migration import admission, chain, claims, jobs, operator_actions, reconcile
-from workflows.migration.chain import StepName
+from workflows.migration import admission, claims, jobs, links, operator_actions, reconcile
 from workflows.migration.claims import Claim
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.thorough
 
 EXAMPLES = os.environ.get("DROVER_TEST_EXAMPLES")
 HOSTS = {Side.SOURCE: "one", Side.DESTINATION: "two"}
-SENDS_RAM = chain.LINKS.index(("migrate_ram", Side.SOURCE)) + 1
-LETS_RUN = chain.LINKS.index(("cutover", Side.DESTINATION)) + 1
-CLEARS = chain.LINKS.index(("cleanup", Side.SOURCE)) + 1
+SENDS_RAM = links.LINKS.index(("migrate_ram", Side.SOURCE)) + 1
+LETS_RUN = links.LINKS.index(("cutover", Side.DESTINATION)) + 1
+CLEARS = links.LINKS.index(("cleanup", Side.SOURCE)) + 1
 HERE, LONG_AGO = datetime(2100, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC)
 NO_REDIS = "no message is sent here"
 STANDS_STILL = Observation(alive=False)
 F = TypeVar("F", bound=Callable[..., None])
 _numbers = count(1)
-STEPS_DONE = st.integers(0, 1) | st.integers(0, len(chain.LINKS) - 1)
+STEPS_DONE = st.integers(0, 1) | st.integers(0, len(links.LINKS) - 1)
 DECISIONS = st.sampled_from([None, None, *product(Side, (False, True))])
 """Of most jobs an operator decides at once who owns the guest, and whether the other host is fenced."""
 STARTS = st.tuples(STEPS_DONE, DECISIONS) | st.tuples(st.integers(0, 1), st.just((Side.SOURCE, True)))
@@ -221,9 +221,9 @@ class Life(RuleBasedStateMachine):
             claims.note(claim, cutover_begun_at=None)
         claims.retry(claim, "it got nowhere", timedelta(0), edges[which % len(edges)])
 
-    def _edges(self) -> list[chain.Restart]:
+    def _edges(self) -> list[links.Restart]:
         claim = self.claim
-        return [] if claim is None else sorted(chain.RESTARTS.get((StepName(claim.name), claim.side), ()))
+        return [] if claim is None else sorted(links.RESTARTS.get((StepName(claim.name), claim.side), ()))
 
     @event(anybody, how=st.sampled_from([_try_again, claims.hand_back, _take_away]))
     def leave_the_step_to_another_attempt(self, how: Callable[[Claim], None]) -> None:
@@ -251,7 +251,7 @@ class Life(RuleBasedStateMachine):
         with pytest.raises(LeaseLost):
             how(self.former.pop())
 
-    @event(unfinished, seq=st.integers(1, len(chain.LINKS)), direction=st.sampled_from(Direction), late=st.booleans())
+    @event(unfinished, seq=st.integers(1, len(links.LINKS)), direction=st.sampled_from(Direction), late=st.booleans())
     def receive_a_message_that_is_late_double_or_forged(self, seq: int, direction: Direction, late: bool) -> None:
         step = self.job.next_step
         due = step is not None and (seq, direction) == (step.seq, self.job.direction)

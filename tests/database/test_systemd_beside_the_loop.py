@@ -22,7 +22,7 @@ from tests.step_contexts import claimed, done
 from workers import files
 from workers.launcher import cold, inhibitor, run, systemd, units
 from workers.step import Context
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 SHOWN = f"LoadState=loaded\nMainPID={os.getpid()}\n"

@@ -18,7 +18,7 @@ from tests import factories
 from tests.step_contexts import claimed, done
 from workers.step import Context
 from workers.steps import STEPS, compare_images
-from workflows.migration.chain import BeginAnew, StepName
+from workflows.migration.links import BeginAnew, StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 LINK = (StepName.COMPARE_IMAGES, Side.SOURCE)

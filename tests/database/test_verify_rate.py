@@ -21,7 +21,7 @@ from workers.qemu.nbd import Extent
 from workers.step import Context
 from workers.streams import supervisor as streams
 from workers.trust import held_plan
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 SIZE, PER_S = 16 * MIB, 16 * MIB

@@ -31,7 +31,7 @@ from workflows import outages, wait_reasons
 from workflows.drain import commands, reconciler
 from workflows.drain.planner import DrainRequest
 from workflows.migration import admission
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 from workflows.roll import commands as roll_commands
 from workflows.roll import reconciler as roll_reconciler
 from workflows.submit_options import SubmitOptions

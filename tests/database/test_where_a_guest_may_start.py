@@ -147,6 +147,8 @@ def test_while_a_job_moves_it_its_steps_see_to_that_unless_this_host_is_fenced(
 
 
 UUID, OTHER = "00000000-0000-4000-8000-00000000000a", "00000000-0000-4000-8000-00000000000b"
+OURS = f"web-{os.getpid()}"
+"""No guest of another test that runs now is called so: all processes of the machine are looked at."""
 
 
 @pytest.fixture
@@ -171,10 +173,10 @@ def kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..
 @pytest.mark.parametrize(
     ("words", "uuid", "is_web"),
     [
-        (("-name", "guest=web"), None, True),
-        (("-name", "web,debug-threads=on"), UUID, True),
+        (("-name", f"guest={OURS}"), None, True),
+        (("-name", f"{OURS},debug-threads=on"), UUID, True),
         (("-name", "other", "-uuid", UUID), UUID.upper(), True),
-        (("-name", "web", "-uuid", OTHER), UUID, False),
+        (("-name", OURS, "-uuid", OTHER), UUID, False),
         (("-name", "other"), None, False),
     ],
 )
@@ -182,7 +184,7 @@ def test_a_qemu_is_the_guests_by_its_uuid_or_else_by_its_name(
     ours: Settings, kvm: Callable[..., Process], words: tuple[str, ...], uuid: str | None, is_web: bool
 ) -> None:
     process = kvm(*words)
-    seen = asyncio.run(cold.look(LookForGuest(guest="web", uuid=uuid), ours))
+    seen = asyncio.run(cold.look(LookForGuest(guest=OURS, uuid=uuid), ours))
     assert seen.pid == (process.pid if is_web else None)
 
 
@@ -190,7 +192,7 @@ def test_a_qemu_without_a_name_is_the_guests_if_it_was_last_known_by_that_proces
     ours: Settings, kvm: Callable[..., Process]
 ) -> None:
     process = kvm("-m", "64")
-    known = LookForGuest(guest="web", process=processes.identity(process))
+    known = LookForGuest(guest=OURS, process=processes.identity(process))
     assert asyncio.run(cold.look(known, ours)).process == known.process
 
 

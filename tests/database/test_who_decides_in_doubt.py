@@ -16,7 +16,7 @@ from tests.step_contexts import claimed, done, ran_here
 from workers.process import processes
 from workers.step import Context
 from workers.steps import STEPS
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = pytest.mark.usefixtures("database")
 

@@ -13,7 +13,7 @@ from lab.cli import flower_url
 from lab.directory import Lab
 from models.job import Side
 from tests.helpers import MIB, Moves, until
-from workflows.migration import chain
+from workflows.migration import links
 
 pytestmark = [
     pytest.mark.guests,
@@ -50,8 +50,8 @@ def test_a_browser_shows_guest_hosts_step_progress_and_wait_of_a_move_and_the_ne
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=MIB)
     until("the disk is copied", lambda: moves.job(job.id).disks[0].bytes_copied > 0)
-    link = chain.LINKS.index((chain.StepName.AWAIT_SYNC, Side.SOURCE)) + 1
-    place = f"job {job.id}, link {link} of {len(chain.LINKS)} on host-a: "
+    link = links.LINKS.index((links.StepName.AWAIT_SYNC, Side.SOURCE)) + 1
+    place = f"job {job.id}, link {link} of {len(links.LINKS)} on host-a: "
     waits = " %, limited to 1.0 MB/s, "
     wanted = ("drover.step.await_sync", "drover.step.prepare_dest_image", f"{guest}: host-a to host-b", place, waits)
 

@@ -32,7 +32,7 @@ from tests.helpers import Moves, until
 from workers.process import processes
 from workers.qemu import monitor
 from workflows import leader_election
-from workflows.migration.chain import LINKS
+from workflows.migration.links import LINKS
 
 NONCE, KEY = "0123456789abcdef01234567", "89abcdef" * 8
 

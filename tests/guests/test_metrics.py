@@ -33,7 +33,7 @@ from lab import services
 from lab.cli import metrics_url
 from lab.directory import Lab
 from lab.fleet import free_port
-from models.database import forget, transaction
+from models.database import transaction
 from models.documents import Downtime, Estimate, Health, Hook, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState
 from models.guest import Guest
@@ -289,7 +289,7 @@ def test_a_dead_database_and_a_dead_broker_are_told_and_not_waited_for(
     assert fleet("drover_database_up") == 1
     assert fleet("drover_broker_up") == 0, "this lab has no Redis"
     monkeypatch.setenv("DROVER_DATABASE_URL", f"postgresql+psycopg://drover@/drover?host={tmp_path}")
-    forget()
+    settings.cache_clear()
     assert fleet("drover_database_up") == 0
     assert fleet("drover_jobs", state="queued") is None
 

@@ -24,7 +24,7 @@ from tests.helpers import Moves, next_heartbeat, stop, until
 from tests.tokens import Token
 from workers.process import environment, processes
 from workers.switchover import trace
-from workflows.migration.chain import LINKS
+from workflows.migration.links import LINKS
 
 DROVER = str(Path(sys.executable).with_name("drover"))
 

@@ -32,7 +32,7 @@ from tests.labs import BRISK
 from tests.step_contexts import Link
 from workflows import guests
 from workflows.migration import jobs
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 pytestmark = [
     pytest.mark.thorough,

@@ -13,7 +13,7 @@ from models.documents import MigrationOptions, Pace
 from models.job import Disk, Job, JobState
 from tests.helpers import until
 from workers.announcing import Announcer
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 MB = 10**6
 

@@ -11,7 +11,7 @@ from drover.views.remaining import copy_s, left_s
 from models.documents import Estimate, Pace, RamProgress
 from models.job import Disk, Job, JobState, Side
 from workflows.estimate import LAST_STRETCH_S
-from workflows.migration import chain
+from workflows.migration import links
 
 BEGUN = datetime(2026, 11, 27, 12, tzinfo=UTC)
 EXPECTED = Estimate(copy_s=100, switch_s=30, ram_s=20, copy_bytes=1000, link_bytes_per_s=10)
@@ -23,7 +23,7 @@ def after(seconds: float) -> datetime:
 
 def job(*, copied: int = 0, **columns: Any) -> Job:
     made = Job(guest="web", source="one", destination="two", estimate=EXPECTED, **columns)
-    made.steps = chain.steps("one", "two")
+    made.steps = links.steps("one", "two")
     made.disks = [Disk(index=0, bytes_total=1000, bytes_copied=copied, bytes_first=1000 if copied else None)]
     return made
 

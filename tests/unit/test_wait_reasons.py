@@ -12,7 +12,7 @@ from models.job import Disk, Job, JobState, StepState
 from workers.disks import pace
 from workers.qemu.block import Mirror
 from workflows import wait_reasons
-from workflows.migration import chain
+from workflows.migration import links
 from workflows.wait_reasons import UNATTENDED, UNDECIDED, Conditions
 
 NOW = datetime(2026, 3, 1, 22, tzinfo=UTC)
@@ -29,7 +29,7 @@ def job(at_work: str | None = "await_sync", **columns: Any) -> Job:
     """A job whose disk is being copied."""
     made = Job(id=13, guest="web", source="a", destination="b", state=JobState.RUNNING, hold=False, seed=False)
     made.progress_at, made.options = NOW - timedelta(seconds=1), MigrationOptions()
-    made.steps = chain.steps("a", "b")
+    made.steps = links.steps("a", "b")
     made.disks = [Disk(index=0, bytes_total=1000 * MB, bytes_first=1000 * MB, bytes_copied=240 * MB)]
     for step in made.steps:
         step.state, step.next_at = StepState.PENDING, NOW
@@ -161,7 +161,7 @@ def test_no_job_that_stands_is_without_a_reason(columns: dict[str, Any], changed
 
 
 @pytest.mark.parametrize("state", [state for state in JobState if not state.finished])
-@pytest.mark.parametrize("at_work", [None, *chain.StepName])
+@pytest.mark.parametrize("at_work", [None, *links.StepName])
 def test_whatever_step_a_job_stands_in_it_says_why_with_a_command(state: JobState, at_work: str | None) -> None:
     stands = job(at_work=at_work, state=state, progress_at=NOW - timedelta(minutes=2))
     assert "`drover " in (wait_reasons.of_job(stands, conditions()) or "")

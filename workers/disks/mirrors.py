@@ -22,7 +22,7 @@ from workers.qemu.monitor import Monitor, MonitorLost
 from workers.step import Context
 from workflows import budgets
 from workflows.migration import claims
-from workflows.migration.chain import StepName
+from workflows.migration.links import StepName
 
 LAST_STRETCH_S = 2
 """What a mirror copies in this many seconds counts as the end of its copy, see `Bandwidth`."""

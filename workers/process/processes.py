@@ -295,12 +295,18 @@ def _environment(pid: int) -> bytes:
     """
     folder, begun = Path(f"/proc/{pid}"), time.monotonic()
     with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
-        while not (environment := (folder / "environ").read_bytes()):
+        while not (environment := _content(f"/proc/{pid}/environ")):
             if time.monotonic() >= begun + _patience_s(folder):
                 break
             time.sleep(0.0005)
         return environment
     return b""
+
+
+def _content(file: str) -> bytes:
+    """Of thousands of processes, one after the other: by a path's own method it would take twice as long."""
+    with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
+        return opened.readall()
 
 
 def _patience_s(folder: Path) -> float:

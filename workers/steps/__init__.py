@@ -1,4 +1,4 @@
-"""The steps, one file each. `workflows.migration.chain` has their order."""
+"""The steps, one file each. `workflows.migration.links` has their order."""
 
 from models.job import Side
 from workers.step import StepHandler

@@ -22,7 +22,7 @@ from workers.step import Context, StepHandler
 from workers.storage.low import Low
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
-from workflows.migration.chain import BeginAnew, Restart
+from workflows.migration.links import BeginAnew, Restart
 
 POLL_S = 1.2
 """QEMU reports most changes by events; each poll takes time of the main loop from the guest's own requests. A budget or

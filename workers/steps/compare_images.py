@@ -21,7 +21,7 @@ from workers.proof.protocol import BLOCK_BYTES
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import PROOF
-from workflows.migration.chain import BeginAnew, Restart
+from workflows.migration.links import BeginAnew, Restart
 
 NAMED = 5
 """Places in the sentence; the record has more."""

@@ -19,7 +19,7 @@ from workers.qemu import inline_secrets
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
 from workers.streams.parameters import FILES
-from workflows.migration.chain import BeginAnew, Restart
+from workflows.migration.links import BeginAnew, Restart
 
 
 class CopyFilesDestination(StepHandler):

@@ -42,7 +42,7 @@ from workers.switchover.journal import Journal, JournalState
 from workers.switchover.parameters import DestinationParameters, SourceParameters, Terms
 from workers.switchover.source import go_on_here
 from workflows import windows
-from workflows.migration.chain import BeginAnew, Restart
+from workflows.migration.links import BeginAnew, Restart
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from workers.qemu import block, known_bugs, limits, target
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.step import Context, StepHandler
 from workers.streams import supervisor as streams
-from workflows.migration.chain import BeginAnew, Restart
+from workflows.migration.links import BeginAnew, Restart
 
 CAREFUL_S = 5.0
 """A try takes some hundredths of a second."""

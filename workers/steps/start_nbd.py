@@ -13,7 +13,7 @@ from workers.step import Context, StepHandler
 from workers.storage import making
 from workers.streams import supervisor as streams
 from workers.switchover import supervisor
-from workflows.migration.chain import BeginAnew, Restart
+from workflows.migration.links import BeginAnew, Restart
 
 
 class StartNbd(StepHandler):

@@ -17,7 +17,7 @@ from models.job import Job, JobState
 from workflows import capacity, estimate, hosts, leader_election, policies, schedule, timetable
 from workflows.drain import commands, planner
 from workflows.drain.planner import DrainRequest
-from workflows.host_rpc import known_host
+from workflows.presence import known_host
 from workflows.selectors import Selector
 from workflows.submit_options import SubmitOptions
 

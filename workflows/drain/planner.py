@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from kombu.exceptions import OperationalError as BrokerUnreachable
 from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
-from drover.errors import PreconditionFailed
+from drover.errors import NoBroker, PreconditionFailed
 from drover.settings import settings
 from models import fleet
 from models.base import now
@@ -26,8 +25,8 @@ from workflows import capacity, estimate, not_there, policies, schedule
 from workflows.capacity import Size
 from workflows.drain.placement import Candidate, DrainPlan, Placement, Resident, plan
 from workflows.estimate import Speed
-from workflows.host_rpc import listed
 from workflows.migration import preflight
+from workflows.presence import listed
 from workflows.schedule import Wait
 from workflows.selectors import Selector
 from workflows.submissions import DrainSubmission
@@ -261,9 +260,9 @@ def _refused(ask: Callable[[Asked], None], about: Iterable[Asked]) -> dict[Asked
     def why(one: Asked) -> str | None:
         try:
             ask(one)
+        except NoBroker:
+            raise
         except PreconditionFailed as error:
-            if isinstance(error.__cause__, BrokerUnreachable):
-                raise
             return str(error)
         return None
 

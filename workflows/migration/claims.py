@@ -27,10 +27,10 @@ from models.event_action import EventAction
 from models.job import Attempt, Job, Outcome, Side, Step, record_event
 from models.sample import Rates
 from models.transitions import CLAIMED, STEP, WAYS, Actor, Direction, JobEvent, StepEvent
-from workflows.migration import chain
 from workflows.migration import claim_statements as statements
-from workflows.migration.chain import Restart
+from workflows.migration import links
 from workflows.migration.claim_statements import LASTED
+from workflows.migration.links import Restart
 
 T = TypeVar("T")
 EPOCH = datetime.fromtimestamp(0, UTC)
@@ -229,7 +229,7 @@ def retry(claim: Claim, error: str, wait: timedelta, restart: Restart | None = N
     with _released(claim, StepEvent.RETRY, outcome, error) as (session, job, step):
         step.next_at = func.clock_timestamp() + wait
         if restart is not None:
-            for earlier in chain.done_again(step, restart, job.steps):
+            for earlier in links.done_again(step, restart, job.steps):
                 earlier.apply(StepEvent.RESTART, Actor.WORKER)
                 earlier.finished_at = None
         job.epoch += 1

@@ -29,7 +29,7 @@ from models.plan import Plan, PlannedDisk
 from models.transitions import Actor, Direction, JobEvent, JobState, StepEvent, StepState
 from workflows import budgets, not_there, policies, receivers, schedule
 from workflows.guests import known_guest, lock_as_planned
-from workflows.migration import chain, claims, preflight
+from workflows.migration import claims, links, preflight
 from workflows.submissions import is_text
 from workflows.submit_options import SubmitOptions
 
@@ -90,7 +90,7 @@ def _checked(
         options=options,
         plan=planned,
         estimate=expected,
-        steps=chain.steps(row.host, destination),
+        steps=links.steps(row.host, destination),
         disks=[_disk(disk) for disk in planned.disks],
         **vars(terms),
     )

@@ -10,9 +10,9 @@ from models.guest import Guest
 from models.job import Job, JobState, Side, Step, StepState
 from models.transitions import Actor, JobEvent, StepEvent
 from workflows import not_there
-from workflows.migration import chain, claims, reconcile
-from workflows.migration.chain import StepName
+from workflows.migration import claims, links, reconcile
 from workflows.migration.jobs import existing
+from workflows.migration.links import StepName
 from workflows.migration.run_states import WENT_ON
 
 
@@ -124,7 +124,7 @@ def _on_to_destination(session: Session, job: Job, why: str, by: str) -> None:
         step.apply(StepEvent.REDO, Actor.OPERATOR)
         step.error = None
         without_proof = unproven and step.name == StepName.COMPARE_IMAGES
-        if without_proof or step.name not in chain.ONCE_COMMITTED or step.host == job.fenced:
+        if without_proof or step.name not in links.ONCE_COMMITTED or step.host == job.fenced:
             _skip(step, why)
 
 

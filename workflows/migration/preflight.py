@@ -14,8 +14,9 @@ from models.preflight import Check, Verdict, refusals
 from workflows import estimate, guests, host_keys, layouts, schedule
 from workflows.capacity import Size
 from workflows.estimate import Way
-from workflows.host_rpc import ask, known_host
+from workflows.host_rpc import ask
 from workflows.hosts import takes_guests
+from workflows.presence import known_host
 from workflows.submit_options import SubmitOptions
 
 LAUNCHER_STAYS = "launcher-stays"

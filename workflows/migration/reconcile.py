@@ -14,8 +14,9 @@ from models.database import transaction
 from models.host_rpc import Observation, Observe
 from models.job import Job, Side, unfinished
 from workflows.guests import refuse_unknown
-from workflows.host_rpc import ask, known_host
+from workflows.host_rpc import ask
 from workflows.migration.run_states import WENT_ON
+from workflows.presence import known_host
 
 
 class Owner(StrEnum):

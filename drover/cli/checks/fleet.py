@@ -13,7 +13,7 @@ from models.host import Host, HostState
 from workers import registration
 from workers.trust import host_key
 from workflows import host_keys
-from workflows.host_rpc import alive, listed
+from workflows.presence import alive, listed
 
 
 def of_host(ours: Settings) -> Iterator[Check]:

@@ -303,7 +303,7 @@ def test_a_guest_moves_between_files_and_block_devices_in_every_form_and_loses_n
 def _move(place: Place, to: str, image_format: str, layout: Layout) -> Job:
     """Move it, and find all its writes where its image is now."""
     moves = place.moves
-    job = moves.move(place.guest, to, layout=layout)
+    job = moves.move(place.guest, to, layout=layout, verify=True)
     moves.done(job)
     spec = moves.lab.path / "specs" / f"{place.guest}.json"
     [disk] = json.loads(spec.read_text())

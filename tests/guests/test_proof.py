@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -18,8 +19,7 @@ from models.documents import DiskProof, Range
 from tests import factories
 from tests.helpers import MIB, until
 from tests.qmp_guest import QEMU, Guest, guests, image
-from workers.disks import pace
-from workers.disks.pace import RateLimiter
+from workers.disks.pace import RateLimiter, Recording
 from workers.images import records
 from workers.process.processes import process
 from workers.proof import answering, reading
@@ -28,7 +28,7 @@ from workers.proof.comparing import Comparison, Peer, joined
 from workers.qemu import nbd, written
 from workers.qemu.disks import source_disks
 from workers.qemu.monitor import connect
-from workers.qemu.nbd import ALLOCATION
+from workers.qemu.nbd import ALLOCATION, Export
 from workers.step import Context
 from workers.streams import local
 
@@ -45,6 +45,7 @@ class Pair:
     folder: Path
     guest: Guest
     originals: Path
+    size_mib: int = SIZE_MIB
 
     def write(self, disk: int, what: str) -> None:
         """As the guest would."""
@@ -80,15 +81,16 @@ def _unlocked(path: Path) -> list[str]:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Pair]:
+def pair(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pair]:
+    size_mib = getattr(request, "param", SIZE_MIB)
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-device", "virtio-scsi-pci"]
     line += [word for name in ("q", "q2") for word in ("-qmp", f"unix:{tmp_path}/{name},server=on,wait=off")]
     daemon = ["qemu-storage-daemon", "--nbd-server", f"addr.type=unix,addr.path={tmp_path}/originals"]
     for index, fmt in enumerate(("raw", "qcow2")):
-        path = image(tmp_path / f"original{index}", fmt, f"{SIZE_MIB}M")
+        path = image(tmp_path / f"original{index}", fmt, f"{size_mib}M")
         commands = ["-c", "write -q -P 5 1M 3M", "-c", "write -q -P 6 40M 1M"]
         subprocess.run(["qemu-io", "-f", fmt, *commands, str(path)], check=True)
-        shutil.copy(path, tmp_path / f"disk{index}")
+        subprocess.run(["cp", "--sparse=always", path, tmp_path / f"disk{index}"], check=True)
         line += ["-blockdev", f"driver={fmt},node-name=d{index},file.driver=file,file.filename={tmp_path}/disk{index}"]
         line += ["-device", f"scsi-hd,drive=d{index},id=disk{index}"]
         node = {"driver": fmt, "node-name": f"o{index}", "read-only": True}
@@ -100,7 +102,7 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
             guest = start(line, tmp_path / "q")
             until("the originals are offered", (tmp_path / "originals").exists)
             asyncio.run(_record(tmp_path))
-            yield Pair(tmp_path, guest, tmp_path / "originals")
+            yield Pair(tmp_path, guest, tmp_path / "originals", size_mib)
     finally:
         process.kill()
         process.wait()
@@ -134,7 +136,7 @@ async def _compared(pair: Pair, disk: int, meanwhile: Callable[[], None], nodes:
 
         compared = await Comparison(
             index=disk,
-            size_bytes=SIZE_MIB * MIB,
+            size_bytes=pair.size_mib * MIB,
             ours=ours,
             theirs=Peer(reader=reader, writer=writer),
             limiter=RateLimiter(),
@@ -160,6 +162,26 @@ def test_equal_images_are_equal_to_the_last_byte_and_nothing_is_left_in_qemu(pai
 
 
 @pytest.mark.guests
+@pytest.mark.parametrize("pair", [1 << 20], indirect=True)
+@pytest.mark.parametrize(("disk", "place"), [(0, 1 << 39), (1, 2 * MIB)], ids=["raw", "qcow2"])
+def test_comparing_nothing_costs_nothing_and_what_is_in_it_is_found(
+    pair: Pair, disk: int, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, ask = Counter[int](), Export._request
+
+    def counted(export: Export, command: int, *more: Any) -> AsyncIterator[tuple[int, bytes]]:
+        requests[command] += 1
+        return ask(export, command, *more)
+
+    monkeypatch.setattr(Export, "_request", counted)
+    pair.damage(disk, place)  # a qcow2 has data there: QEMU looks for new clusters of its own alone
+    found = pair.compared(disk)
+    assert found.different == (Range(offset=place, length=4096),)
+    assert found.bytes_equal == (1 << 40) - 4096
+    assert sum(requests.values()) < 3 * 2 * (1 << 10), requests  # of a GiB each, by both
+
+
+@pytest.mark.guests
 def test_a_flipped_byte_is_found_and_what_the_guest_wrote_is_left_out(pair: Pair) -> None:
     pair.write(0, "write -P 9 2M 8k")
     pair.write(0, "write -z 40M 64k")
@@ -181,11 +203,10 @@ def test_data_that_became_a_hole_is_found(pair: Pair) -> None:
 def test_what_the_guest_writes_while_its_disk_is_compared_is_no_difference(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "RECORD_S", 0)  # between any two segments
-    places = iter(range(1, 13))
-    found = pair.compared(1, meanwhile=lambda: pair.write(1, f"write -P 8 {next(places) * 4 % 48 + 1}M 100k"))
-    assert found.bytes_different == 0
-    assert found.bytes_left_out > 0
+    monkeypatch.setattr(Recording, "due", lambda _: True)  # before any segment
+    patterns = count(8)
+    found = pair.compared(1, meanwhile=lambda: pair.write(1, f"write -P {next(patterns)} 40M 100k"))
+    assert (found.bytes_different, found.bytes_left_out) == (0, 100 << 10)
 
 
 @pytest.mark.guests
@@ -193,7 +214,7 @@ def test_what_the_guest_writes_while_its_disk_is_compared_is_no_difference(
 def test_a_disk_that_is_plugged_in_anew_is_compared_with_its_own_former_image(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    monkeypatch.setattr(pace, "RECORD_S", 0)
+    monkeypatch.setattr(Recording, "due", lambda _: True)  # before any segment
     pair.write(1, "write -P 9 2M 8k")
     if when == "before":
         pair.replug(0)
@@ -221,14 +242,14 @@ def test_adjacent_places_are_told_as_one() -> None:
     assert list(joined([])) == []
 
 
-def test_encrypted_images_and_one_behind_a_link_are_read_as_their_guest_read_them(tmp_path: Path) -> None:
+def test_encrypted_images_and_one_behind_a_link_are_read_although_their_qemu_has_them_locked(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("y")
     secrets = ["-object", "secret,id=s,data=x", "-object", f"secret,id=t,file={tmp_path}/key"]
     argv = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off", *secrets]
     for name, fmt, prefix, key in (("a", "luks", "", "s"), ("b", "qcow2", "encrypt.", "t")):
         options = f"{prefix}key-secret={key},{prefix}iter-time=10" + (f",{prefix}format=luks" if prefix else "")
         image(tmp_path / name, fmt, "1M", *(word.replace("-object", "--object") for word in secrets), "-o", options)
-        of_file = f"file.driver=file,file.filename={tmp_path}/{name},file.locking=off"
+        of_file = f"file.driver=file,file.filename={tmp_path}/{name}"
         argv += ["-drive", f"driver={fmt},{of_file},{prefix}key-secret={key},if=none,id={name}"]
         argv += ["-device", f"virtio-blk-pci,drive={name}"]
     (tmp_path / "b").rename(tmp_path / "elsewhere")

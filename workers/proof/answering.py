@@ -16,7 +16,7 @@ from typing import Self
 
 from drover.errors import DroverError, Fatal
 from workers.files import write_durably
-from workers.proof.digests import segment
+from workers.proof.digests import segment, with_data
 from workers.proof.protocol import LONGEST_LINE, Answer, Question
 from workers.qemu import nbd, own_export, written
 from workers.qemu.monitor import Monitor, connect
@@ -69,6 +69,9 @@ class Answering:
         if asked.disk not in self.nodes:
             raise Fatal(f"the guest has no disk {asked.disk} any more")
         match asked.about:
+            case "data":
+                export = await self._content(asked.disk)
+                return Answer(data=tuple(await with_data(export, asked.offset, asked.length)))
             case "digests":
                 export = await self._content(asked.disk)
                 found = await segment(export, asked.offset, asked.length, asked.block)

@@ -11,9 +11,9 @@ from drover.errors import Fatal, Transient
 from models.documents import DiskProof, Range
 from workers.disks.pace import RateLimiter, Recording
 from workers.proof import protocol
-from workers.proof.digests import segment
-from workers.proof.protocol import BLOCK_BYTES, HOLE_BYTES, LONGEST_LINE, PIECE_BYTES, SEGMENT_BYTES, Answer, Question
-from workers.qemu.nbd import ALLOCATION, Export
+from workers.proof.digests import segment, with_data
+from workers.proof.protocol import BLOCK_BYTES, LONGEST_LINE, PIECE_BYTES, SEGMENT_BYTES, WINDOW_BYTES, Answer, Question
+from workers.qemu.nbd import Export
 from workers.switchover.channel import PeerLost, call
 
 NAMED = 1000
@@ -81,30 +81,33 @@ class Comparison:
     told: Told
     suspects: Pieces = field(default_factory=list)
     """What differed when it was compared."""
-    compared: int = 0
     _recording: Recording = field(default_factory=Recording)
 
     async def run(self) -> DiskProof:
         """From its first byte to its last. Errors as for `Peer.ask`, and `NbdLost`."""
-        async for offset, length in self._ranges():
-            for block in await self._differing(offset, length, BLOCK_BYTES):
-                self.suspects += await self._differing(*block, PIECE_BYTES)
-            self.compared = offset + length
-            await self._tell()
+        (least, most), end = WINDOW_BYTES, 0
+        window = least
+        while end < self.size_bytes:
+            begin, end = end, min(end + window, self.size_bytes)
+            segments = await self._with_data(begin, end)
+            for offset in segments:
+                await self._tell(offset)
+                for block in await self._differing(offset, min(SEGMENT_BYTES, end - offset), BLOCK_BYTES):
+                    self.suspects += await self._differing(*block, PIECE_BYTES)
+            window = least if segments else min(2 * window, most)
+            await self._tell(end)
         different = await self._not_the_guests(self.suspects)
         if different:  # looked at once more: an alarm must be certain
             again = [piece for each in different for piece in await self._differing(*each, PIECE_BYTES)]
             different = await self._not_the_guests(again)
         return self._outcome(different)
 
-    async def _ranges(self) -> AsyncIterator[tuple[int, int]]:
-        """What is asked about at once: more where there is nothing here, for most of a large thin disk is nothing."""
-        for begin in range(0, self.size_bytes, HOLE_BYTES):
-            end = min(begin + HOLE_BYTES, self.size_bytes)
-            extents = await self.ours.extents(ALLOCATION, begin, end - begin)
-            at_once = HOLE_BYTES if all(extent.is_zero for extent in extents) else SEGMENT_BYTES
-            for offset in range(begin, end, at_once):
-                yield offset, min(at_once, end - offset)
+    async def _with_data(self, begin: int, end: int) -> list[int]:
+        """Where the segments of a range begin that are more than a hole at either side."""
+        asked = Question(about="data", disk=self.index, offset=begin, length=end - begin)
+        mine, answer = await asyncio.gather(with_data(self.ours, begin, end - begin), self.theirs.ask(asked))
+        there = mine.union(answer.data)
+        return [offset for offset in range(begin, end, SEGMENT_BYTES) if offset in there]
 
     async def _differing(self, offset: int, length: int, block: int) -> Pieces:
         """The blocks of a range whose digests differ."""
@@ -131,9 +134,9 @@ class Comparison:
             left += [piece for piece in those if not any(_overlap(piece, each) for each in written)]
         return left
 
-    async def _tell(self) -> None:
+    async def _tell(self, compared: int) -> None:
         if self._recording.due():
-            await self.told(DiskProof(index=self.index, bytes_total=self.size_bytes, bytes_compared=self.compared))
+            await self.told(DiskProof(index=self.index, bytes_total=self.size_bytes, bytes_compared=compared))
 
     def _outcome(self, different: Pieces) -> DiskProof:
         suspected, wrong = (sum(length for _, length in pieces) for pieces in (self.suspects, different))

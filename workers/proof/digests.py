@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from dataclasses import dataclass
 
+from workers.proof.protocol import SEGMENT_BYTES
 from workers.qemu.nbd import ALLOCATION, Export
 
 DIGEST_BYTES = 16
@@ -17,6 +18,16 @@ class Segment:
     """One a block, in hexadecimal; empty: it reads as zeroes."""
     read_bytes: int
     """What had to be read for it."""
+
+
+async def with_data(export: Export, offset: int, length: int) -> set[int]:
+    """Where the segments of a range begin that are more than a hole. Errors as for `Export`."""
+    return {
+        number * SEGMENT_BYTES
+        for extent in await export.extents(ALLOCATION, offset, length)
+        if not extent.is_zero
+        for number in range(extent.offset // SEGMENT_BYTES, -(-extent.end // SEGMENT_BYTES))
+    }
 
 
 async def segment(export: Export, offset: int, length: int, block: int) -> Segment:
@@ -33,11 +44,10 @@ async def segment(export: Export, offset: int, length: int, block: int) -> Segme
 
 
 def _digests(content: bytes, block: int) -> tuple[str, ...]:
-    view = memoryview(content)
-    return tuple(_digest(view[begin : begin + block]) for begin in range(0, len(content), block))
+    return tuple(_digest(content[begin : begin + block]) for begin in range(0, len(content), block))
 
 
-def _digest(block: memoryview) -> str:
-    if not any(block):
+def _digest(block: bytes) -> str:
+    if block == bytes(len(block)):  # a block device has no holes
         return ""
     return hashlib.blake2b(block, digest_size=DIGEST_BYTES).hexdigest()

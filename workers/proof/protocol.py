@@ -6,8 +6,9 @@ from models.contracts import Many, Versioned
 
 SEGMENT_BYTES = 4 << 20
 """What is asked for at once."""
-HOLE_BYTES = 32 << 20
-"""Likewise where the source has nothing. A QEMU reads no more at once."""
+WINDOW_BYTES = 32 << 20, 1 << 30
+"""Likewise about where there is anything, from the least, where there is, to the most: most of a large thin disk is
+nothing, and a guest waits while its QEMU looks through a file of many pieces (0.1 s for a GiB in pieces of 4 KiB)."""
 BLOCK_BYTES = 1 << 16
 """What one digest is of."""
 PIECE_BYTES = 1 << 12
@@ -20,9 +21,9 @@ PATIENCE_S = 120.0
 class Question(Versioned):
     """Of the source, about a range of a disk."""
 
-    about: Literal["digests", "freeze", "written"]
-    """`digests`: of its blocks. `freeze`: remember what was written to the disk until now. `written`: which parts of
-    the range were, by what was remembered last."""
+    about: Literal["data", "digests", "freeze", "written"]
+    """`data`: which segments of the range are more than a hole. `digests`: of its blocks. `freeze`: remember what was
+    written to the disk until now. `written`: which parts of the range were, by what was remembered last."""
     disk: int
     offset: int = 0
     length: int = 0
@@ -32,6 +33,8 @@ class Question(Versioned):
 class Answer(Versioned):
     """Of the destination."""
 
+    data: Many[int] = ()
+    """Where each segment begins."""
     digests: Many[str] = ()
     """One a block, in hexadecimal; empty: it reads as zeroes."""
     read_bytes: int = 0

@@ -115,8 +115,10 @@ def _node(ctx: Context, disk: SourceDisk, opened: ExitStack, numbers: list[int])
 def _format(
     driver: str, path: Path, below: dict[str, Any] | None, opened: ExitStack, numbers: list[int]
 ) -> dict[str, Any]:
+    """The guest's QEMU keeps its locks of an image that it was handed open until it ends."""
     number = files.opened(path, os.O_RDONLY)
     opened.callback(os.close, number)
     numbers.append(number)
-    node: dict[str, Any] = {"driver": driver, "file": {"driver": "file", "filename": f"/proc/self/fd/{number}"}}
+    file = {"driver": "file", "filename": f"/proc/self/fd/{number}", "locking": "off"}
+    node: dict[str, Any] = {"driver": driver, "file": file}
     return {**node, "backing": below} if driver == "qcow2" else node

@@ -40,6 +40,8 @@ class Disk:
 
     node: str
     """The block node with the image's format, which its bitmaps are on."""
+    path: str
+    """As this QEMU was told to open it."""
     size_bytes: int
     bitmaps: Mapping[str, Bitmap] = field(default_factory=dict)
     """{name: bitmap}, only ours, and only those that miss nothing."""
@@ -73,16 +75,18 @@ def _disk(disk: SourceDisk, bitmaps: Sequence[Mapping[str, Any]]) -> Disk:
     }
     return Disk(
         node=disk.node,
+        path=disk.path,
         size_bytes=disk.virtual_size_bytes,
         bitmaps=found,
         never_smaller=frozenset(name for name in found if never_smaller(name, bitmaps)),
     )
 
 
-async def record(monitor: Monitor, name: str) -> dict[int, str]:
+async def record(monitor: Monitor, name: str) -> dict[str, str]:
     """From now on, under this name, on every writable disk; what was recorded of another copy is dropped.
 
-    Where that is done already nothing is changed, and nothing is forgotten. Returns the nodes by the disks' indices.
+    Where that is done already nothing is changed, and nothing is forgotten. Returns the nodes by the images' paths:
+    disks that were plugged in at the source have other places among the others in the next process.
     """
     found = await disks(monitor)
     for disk in found.values():
@@ -90,7 +94,7 @@ async def record(monitor: Monitor, name: str) -> dict[int, str]:
             await forget(monitor, disk.node, other)
         if name not in disk.bitmaps:
             await add(monitor, disk, name)
-    return {index: disk.node for index, disk in found.items()}
+    return {disk.path: disk.node for disk in found.values()}
 
 
 async def add(monitor: Monitor, disk: Disk, name: str) -> None:

@@ -74,7 +74,9 @@ class MigrateRamDestination(StepHandler):
         if not waits:
             await incoming_qemu.start(ctx)
         async with ctx.guest() as monitor:
-            nodes = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+            there = await written.record(monitor, written.name(ctx.job.id, ctx.served_at.nonce))
+            opened = {disk.named or disk.destination_path: disk.index for disk in ctx.disks}
+            nodes = {opened[path]: node for path, node in there.items() if path in opened}
             ctx.directory.recorded_nodes.write(RecordedNodes(nodes=nodes))
             await size_watch.begin(ctx, monitor, nodes)
             if ctx.source.started_as is not None:

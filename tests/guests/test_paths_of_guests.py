@@ -3,7 +3,9 @@
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -22,6 +24,21 @@ from workers.process.processes import Process
 from workers.qemu import config_file, json_text, paths
 from workers.qemu.config_file import UnreadableConfig
 from workers.qemu.disks import source_disks, unnamed_images
+
+
+@contextmanager
+def holding(*files: BinaryIO) -> Iterator[Process]:
+    """A process that has these open."""
+    running = subprocess.Popen(["sleep", "1000"], pass_fds=[file.fileno() for file in files])
+    for file in files:
+        file.close()
+    try:
+        process = processes.process(running.pid)
+        assert process is not None
+        yield process
+    finally:
+        running.kill()
+        running.wait()
 
 
 def only(checks: Sequence[Check]) -> str:
@@ -268,35 +285,34 @@ def test_a_medium_that_qemu_has_open_to_read_is_where_it_was_unless_an_image_is_
     tmp_path: Path, also_written: bool, found: int
 ) -> None:
     medium, moved = image(tmp_path / "a.iso"), image(tmp_path / "moved.raw")
-    with medium.open("rb") as read, moved.open("r+b" if also_written else "rb") as other:
-        running = subprocess.Popen(["sleep", "1000"], pass_fds=[read.fileno(), other.fileno()])
-    try:
-        process = processes.process(running.pid)
-        assert process is not None
+    with holding(medium.open("rb"), moved.open("r+b" if also_written else "rb")) as process:
         disk = documents.inspection().disks[0].model_copy(update={"path": str(medium)})
         assert len(open_images.elsewhere(process, [disk], [])) == found
         assert open_images.lost(process, [str(medium)], ["qemu", "-drive", f"file={medium},if=none"]) == []
-    finally:
-        running.kill()
-        running.wait()
 
 
 def test_a_data_file_that_is_not_where_it_was_is_told(tmp_path: Path) -> None:
     top, data = image(tmp_path / "a.qcow2"), image(tmp_path / "a.raw")
-    with top.open("r+b") as first, data.open("r+b") as second:
-        running = subprocess.Popen(["sleep", "1000"], pass_fds=[first.fileno(), second.fileno()])
-    try:
-        process = processes.process(running.pid)
-        assert process is not None
+    with holding(top.open("r+b"), data.open("r+b")) as process:
         disk = documents.inspection().disks[0].model_copy(update={"path": str(top), "data_file": str(data)})
         assert open_images.elsewhere(process, [disk], []) == []
         moved = data.rename(tmp_path / "b.raw")
         said = only(open_images.elsewhere(process, [disk], []))
         assert said.startswith(f"{data}, the data file of disk /q, is gone")
         assert said.endswith(f"; `mv {moved} {data}`")
-    finally:
-        running.kill()
-        running.wait()
+
+
+def test_images_of_two_guests_that_have_each_others_names_are_told(tmp_path: Path) -> None:
+    paths = [image(tmp_path / f"{name}.raw") for name in "ab"]
+    with holding(paths[0].open("r+b")) as first, holding(paths[1].open("r+b")) as second:
+        paths[0].rename(tmp_path / "c.raw")
+        paths[1].rename(paths[0])
+        (tmp_path / "c.raw").rename(paths[1])
+        for process, path, other in zip((first, second), paths, reversed(paths), strict=True):
+            disk = documents.inspection().disks[0].model_copy(update={"path": str(path)})
+            said = only(open_images.elsewhere(process, [disk], []))
+            assert said.startswith(f"{path}, the image of disk /q, is another file by now")
+            assert said.endswith(f"; move what is at {path} away, then `mv {other} {path}`")
 
 
 @pytest.mark.guests

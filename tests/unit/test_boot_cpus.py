@@ -8,7 +8,7 @@ from workers.qemu import boot_cpus
 @pytest.mark.parametrize(
     ("words", "cpus"),
     [
-        ("", 1),
+        ("-M raspi3b", None),
         ("-smp 4", 4),
         ("-smp cpus=2,maxcpus=8", 2),
         ("-smp maxcpus=8", 8),

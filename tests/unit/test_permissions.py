@@ -40,7 +40,7 @@ def found(*more: str, images: tuple[str, ...] = (), ours: Settings | None = None
         "-blockdev driver=qcow2,node-name=a,file=f0",
         "-bios bios-256k.bin -device virtio-net-pci,romfile= -device virtio-net-pci,romfile=efi-virtio.rom",
         "-smbios type=1,serial=/1/2 -append root=/dev/vda -uuid 1 -name guest=/x",
-        "-object rng-random,id=r,filename=/dev/urandom -device virtio-rng-pci,rng=r",
+        "-object rng-random,id=r,filename=/dev/urandom -device virtio-rng-pci,rng=r -device pvpanic,events=1",
         '-object {"qom-type":"memory-backend-file","id":"m","mem-path":"/dev/hugepages"}',
         "-object memory-backend-file,id=m,size=1G,mem-path=/dev/shm/web,share=on",
         "-monitor telnet:127.0.0.1:5555,server=on -qmp websocket:[::1]:80,server=on -gdb tcp:127.0.0.1:1234",

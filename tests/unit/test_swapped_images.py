@@ -1,4 +1,4 @@
-"""Images that have each other's names are told from those that a guest writes to while it is looked at."""
+"""Images of a guest that have each other's names, however many, are told from those that the guest writes to."""
 
 from pathlib import Path
 
@@ -12,11 +12,19 @@ PAGE = 4096
 
 @pytest.mark.parametrize(
     ("told", "there", "found"),
-    [((3, 5), (3, 5), 0), ((3, 5), (5, 3), 2), ((5, 3), (6, 5), 0), ((3, 3), (3, 3), 0)],
-    ids=["as they were", "swapped", "one has grown to what the other was", "alike"],
+    [
+        ((3, 5), (3, 5), []),
+        ((3, 5), (5, 3), [1, 0]),
+        ((3, 5, 7), (7, 3, 5), [1, 2, 0]),
+        ((3, 5, 7, 9, 2), (5, 3, 9, 7, 4), [1, 0, 3, 2]),
+        ((5, 3), (6, 5), []),
+        ((2, 3, 5), (3, 5, 6), []),
+        ((3, 3), (3, 3), []),
+    ],
+    ids=["as they were", "two", "a circle of three", "two pairs", "one grew to another's", "all grew", "alike"],
 )
-def test_only_what_each_of_two_images_takes_at_the_place_of_the_other_shows_that_they_were_swapped(
-    tmp_path: Path, told: tuple[int, int], there: tuple[int, int], found: int
+def test_only_images_at_each_others_places_are_told_from_those_that_grew(
+    tmp_path: Path, told: tuple[int, ...], there: tuple[int, ...], found: list[int]
 ) -> None:
     disks = []
     for index, (pages_told, pages_there) in enumerate(zip(told, there, strict=True)):
@@ -24,4 +32,5 @@ def test_only_what_each_of_two_images_takes_at_the_place_of_the_other_shows_that
         path.write_bytes(b"x" * (PAGE * pages_there))
         seen = {"index": index, "path": str(path), "allocated_bytes": PAGE * pages_told}
         disks.append(inspection().disks[0].model_copy(update=seen))
-    assert len(list(swapped(disks))) == found
+    said = [check.seen for check in swapped(disks)]
+    assert [int(one.partition(" is at ")[2].partition(" by now")[0][-1]) for one in said] == found

@@ -47,18 +47,20 @@ def elsewhere(process: Process, disks: Sequence[SourceDisk], argv: Sequence[str]
 
 
 def swapped(disks: Sequence[SourceDisk]) -> Iterator[Check]:
-    """Two images of one guest have each other's names: QEMU does not tell which it has open for which disk, but what
-    that takes, as it has just been asked.
+    """Images of one guest have each other's names: QEMU does not tell which it has open for which disk, but what that
+    takes, as it has just been asked. An image that the guest has written to since takes what none was told to take.
     """
-    there = [(disk, _taken(disk.path)) for disk in disks if not disk.block_device]
-    for disk, taken in there:
-        for other, taken_there in there:
-            told = disk.allocated_bytes, other.allocated_bytes  # both have grown since, where the guest writes
-            if told == (taken_there, taken) and taken != taken_there:
-                seen = f"{disk.path}, the image of disk {disk.qdev}, is at {other.path} by now, as another one of its"
-                yield checks.disks.IMAGE_ASTRAY.found(
-                    f"{seen} images is at its place", remedy="give each its former name again"
-                )
+    moved = [(disk, _taken(disk.path)) for disk in disks if not disk.block_device]
+    moved = [(disk, taken) for disk, taken in moved if taken != disk.allocated_bytes]
+    for _ in disks:  # without one of them no other is in its place
+        told, there = {disk.allocated_bytes for disk, _ in moved}, {taken for _, taken in moved}
+        moved = [(disk, taken) for disk, taken in moved if disk.allocated_bytes in there and taken in told]
+    for disk, _ in moved:
+        other = next(other for other, taken in moved if taken == disk.allocated_bytes)
+        seen = f"{disk.path}, the image of disk {disk.qdev}, is at {other.path} by now, as another one of its"
+        yield checks.disks.IMAGE_ASTRAY.found(
+            f"{seen} images is at its place", remedy="give each its former name again"
+        )
 
 
 def _taken(path: str) -> int | None:

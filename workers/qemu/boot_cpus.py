@@ -9,8 +9,13 @@ TOPOLOGY = words_of("drawers books sockets dies clusters modules cores threads")
 
 
 def started_with(argv: Sequence[str]) -> int | None:
-    """As QEMU counts them (`machine_parse_smp_config`), without those of `-device`; None: it is not understood."""
+    """As QEMU counts them (`machine_parse_smp_config`), without those of `-device`.
+
+    None: it is not understood, or not said. Then the machine has its own number, of which none can come or go.
+    """
     said = dict(pair for option in parse_command_line(argv) for pair in _said(option))
+    if not said:
+        return None
     try:
         numbers = {key: int(value, 0) for key, value in said.items()}
     except ValueError:

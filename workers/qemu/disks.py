@@ -21,12 +21,12 @@ from workers.qemu.present_media import Drive
 from workers.qemu.refusals import REMOTE
 from workers.qemu.topology import Reply
 
-VIEWS = FILTERS | {"mirror_top"}
+OF_BACKUP = "copy-before-write"
+"""The filter that a backup puts on top of a disk, and takes away at its end."""
+VIEWS = FILTERS | {"mirror_top", OF_BACKUP}
 """Nodes through which a disk is seen as it is, the filter of its mirror among them."""
 NOT_MIGRATED = frozenset({"parallels", "qcow", "vdi", "vhdx", "vmdk", "vpc"})
 """QEMU migrates no guest that has one of these open, be it to read (`migrate_add_blocker` in block/*.c, 10.0)."""
-OF_BACKUP = "copy-before-write"
-"""The filter that a backup puts on top of a disk, and takes away at its end."""
 FORMATS = {"raw", "qcow2", "luks"}
 
 
@@ -47,6 +47,8 @@ class _Medium:
     path: str
     tree: Tree
     """The node that the guest's requests enter, with those below."""
+    backed_up: bool
+    """A backup is under way."""
 
     @property
     def image(self) -> Reply:
@@ -109,8 +111,9 @@ def _drive(entry: Reply) -> tuple[str, str]:
 
 def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
     inserted: Reply = entry["inserted"]
-    entered = stats
+    entered, seen_through = stats, set[str]()
     while inserted["drv"] in VIEWS and stats.get("parent", {}).get("node-name") in nodes:
+        seen_through.add(inserted["drv"])
         ours = inserted["drv"] == "mirror_top"
         stats = stats["parent"]
         inserted = nodes[stats["node-name"]]
@@ -126,6 +129,7 @@ def _medium(entry: Reply, nodes: Mapping[str, Reply], stats: Reply) -> _Medium:
         below=below,
         path=_path(inserted, lowest),
         tree=tree(entered, nodes),
+        backed_up=OF_BACKUP in seen_through,
     )
 
 
@@ -292,6 +296,9 @@ def disk_checks(replies: Replies, block_jobs: Sequence[Reply] = ()) -> list[Chec
     found += [
         checks.disks.BLOCK_JOB.found(f"block job {job['device']} ({job['type']}) is running") for job in block_jobs
     ]
+    if not any(job["type"] == "backup" for job in block_jobs):  # or what reads the image of its begin by NBD
+        backups = [medium.shown for medium in media if medium.backed_up]
+        found += [checks.disks.BLOCK_JOB.found(f"{shown}: a backup of it is under way") for shown in backups]
     paths = Counter(medium.path for medium in media if not _read_only(medium))
     found += [
         checks.disks.SHARED_IMAGE.found(f"{path} is used by {count} disks")
@@ -314,9 +321,6 @@ def _refused(medium: _Medium) -> Iterator[Check]:
             yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: it lies on {level.path}, a {level.format} image")
     if _read_only(medium) and driver not in NOT_MIGRATED:
         return  # see `workers.media.listing`
-    if driver == OF_BACKUP:
-        yield checks.disks.BLOCK_JOB.found(f"{medium.shown}: a backup of it is under way")
-        return
     if driver not in FORMATS | FILES:
         yield checks.disks.IMAGE_FORMAT.found(f"{medium.shown}: a {driver} node is on top")
         return

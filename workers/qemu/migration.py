@@ -21,6 +21,9 @@ MIB = 1 << 20
 MEETING_S = 5.0
 GOES_ON_S = 15.0
 RESUMES_WITHIN_S = 10.0
+NEUTRAL = {"tls-creds": "", "mode": "normal", "avail-switchover-bandwidth": 0, "zero-page-detection": "multifd"}
+"""Parameters as they are if nobody has set them. Else QEMU looks for keys that are not there, has the guest stand still
+from the beginning on, takes the link for slower than it is, or sends pages that hold nothing (10.0.2)."""
 GONE = {"none", "cancelled", "failed"}
 STOPPED_BY_MIGRATION = {"postmigrate", "finish-migrate"}
 STANDS_STILL = {"paused", "prelaunch"}
@@ -41,6 +44,12 @@ async def set_capabilities(monitor: Monitor, *wanted: str) -> None:
     other = [{"capability": name, "state": not on} for name, on in present.items() if on is not (name in wanted)]
     if other:  # `-compat deprecated-input=reject` refuses to hear of deprecated ones at all
         await monitor.execute("migrate-set-capabilities", capabilities=other)
+
+
+async def left_parameters(monitor: Monitor) -> dict[str, Any]:
+    """What another tool has left set of `NEUTRAL`, as it has to be."""
+    present = await monitor.query("query-migrate-parameters")
+    return {name.replace("-", "_"): value for name, value in NEUTRAL.items() if present.get(name, value) != value}
 
 
 async def prepare_incoming(monitor: Monitor, *more: str) -> None:

@@ -180,10 +180,11 @@ def _path(option: Option, value: str) -> str | None:
 
 
 def _is_no_path(option: Option, key: str, value: str) -> bool:
-    """Nothing, an abstract socket, the name of a node, or a name that QEMU looks for in its own folders."""
+    """Nothing, an abstract socket, the name of a node, a number, or a name that QEMU looks for in its own folders."""
     if not value or value.startswith("@"):
         return True
-    return "/" not in value and (key in LOOKED_UP or (option.name == "blockdev" and key == "file"))
+    elsewhere = (option.name, key) in {("blockdev", "file"), ("device", "events")}
+    return "/" not in value and (key in LOOKED_UP or elsewhere)
 
 
 def _allowed(path: str, option: Option, key: str, rules: Rules) -> bool:

@@ -34,6 +34,7 @@ OF_OBJECTS = ("size", "share", "mem-path", "filename", "limits")
 CPU_PLACE = ("socket-id", "die-id", "module-id", "cluster-id", "core-id", "thread-id")
 _NETWORK = re.compile(r"^(?: \\ )?(\S+): index=\d+,type=(\w+)(?:,(.*))?$")
 _LISTENING = re.compile(r"unix:(.+),server=on")
+_USB = re.compile(r"^ *Device .*, Port ([\d.]+), .*, ID: (\S+)$")
 
 Words = list[str]
 
@@ -75,6 +76,8 @@ class _Guest:
         self.types: dict[str, str] = {}
         self.plugged: set[str] = set()
         self.gone: set[str] = set()
+        self.ports: dict[str, str] = {}
+        """Of USB devices with an id."""
 
     async def look(self) -> None:
         """Which devices came and went; under the id of one that went another may have come. Those without an id are
@@ -86,6 +89,8 @@ class _Guest:
         named = device_ids(self.argv)
         anew = {name for name in (named & there.keys()) | nameless.keys() if await self._get(name, "hotplugged")}
         self.plugged, self.gone = (there.keys() - named) | anew, (named - there.keys()) | (anew & named)
+        lines = (await self.monitor.hmp("info usb")).splitlines()
+        self.ports = {match[2]: match[1] for match in map(_USB.match, lines) if match}
 
     async def kept(self) -> Words:
         """The options without those of what is gone. The addresses of what stays do not depend on it any more, and
@@ -157,8 +162,8 @@ class _Guest:
         return _at_address(option, address)
 
     async def in_order(self) -> list[str]:
-        """What came, each after the device whose bus it is on."""
-        depth = {name: len(await self._parents(name)) for name in self.plugged}
+        """What came, each after the device whose bus, or USB hub, it is on."""
+        depth = {name: (len(await self._parents(name)), self.ports.get(name, "").count(".")) for name in self.plugged}
         return sorted(self.plugged, key=lambda name: (depth[name], len(name), name))
 
     async def _parents(self, name: str) -> list[str]:
@@ -223,7 +228,8 @@ class _Guest:
                 value = f"{value >> 3:x}.{value & 7:x}"
             found[key] = value.rpartition("/")[2] if key in OBJECTS else value
         bus = str(await self._get(name, "parent_bus") or "").rpartition("/")[2]
-        return {**({"bus": bus} if bus else {}), **found}
+        port = {"port": self.ports[name]} if name in self.ports else {}
+        return {**({"bus": bus} if bus else {}), **found, **port}
 
     async def _cpu(self, name: str) -> dict[str, Any]:
         """Only its place: all CPUs are of one model."""

@@ -126,6 +126,7 @@ class Source:
             "migrate-set-parameters",
             max_bandwidth=self.parameters.bandwidth_bytes_per_s or UNLIMITED,
             downtime_limit=EARLY_LIMIT_MS,
+            **await migration.left_parameters(self.guest),
         )
         if carried:
             await self.ask("take_bitmaps", bitmaps=carried)

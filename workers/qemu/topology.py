@@ -102,6 +102,8 @@ def _property(content: str) -> str | None:
         return "romfile = a file"  # relative at the source, say; its size is that of a memory block
     if name in _VOLATILE or (name in _HOST_PATHS and "/" in value):
         return None
+    if name == "port" and value.startswith('"'):
+        return None  # as it was asked for; at which a USB device is says a line of its bus
     return f"{name} = {_value(value)}"
 
 

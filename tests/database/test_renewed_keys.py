@@ -1,4 +1,6 @@
-"""Host keys that are renewed while a move is under way: its streams, and a move that waits for its turn, go on."""
+"""The streams of a move as both workers begin and end them: what lies on disk, and what becomes of them, and of a move
+that waits for its turn, when host keys are renewed meanwhile.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -7,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+from drover.errors import Fatal
 from drover.settings import Settings, StreamSecurity
 from models.database import transaction
 from models.documents import HostFacts
@@ -15,7 +18,7 @@ from tests.helpers import until
 from tests.stage import MIRROR, PREPARE, START, Stage
 from workers.step import Context
 from workers.streams import client, handshake, supervisor
-from workers.streams.parameters import NBD
+from workers.streams.parameters import NBD, ServerParameters
 from workers.trust import host_key
 from workflows import host_keys
 
@@ -30,7 +33,7 @@ class Move:
         self.tell_keys()
         with transaction() as session:
             keys = host_keys.of_plan(session, "one", "two")
-        self.job = self.stage.job(self.stage.plan().model_copy(update=keys))
+        self.job = self.stage.job(self.stage.plan(self.stage.signed(address="127.0.0.2")).model_copy(update=keys))
 
     @property
     def hosts(self) -> tuple[Settings, Settings]:
@@ -85,6 +88,27 @@ def reaches(ctx: Context) -> bool:
     except OSError:
         return False
     raise AssertionError("somebody serves images")
+
+
+def test_the_address_that_the_source_has_signed_has_a_queue_of_its_own_at_the_destination(move: Move) -> None:
+    move.serve("first")
+    assert ServerParameters.load(move.at(START).directory.streams).of_source is not None
+
+
+def test_credentials_are_on_disk_for_the_worker_alone_and_only_until_the_streams_are_stopped(move: Move) -> None:
+    move.serve("first")
+    move.connect()
+    files = [move.at(position).directory.streams for position in (START, MIRROR)]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    move.end()
+    assert not any(file.exists() for file in files)
+
+
+def test_nothing_is_sent_in_plain_text_because_the_other_host_does_without_tls(move: Move) -> None:
+    plain = move.stage.destination.model_copy(update={"streams": StreamSecurity.PLAIN})
+    asyncio.run(supervisor.serve(Context(claim=move.at(START).claim, settings=plain), "first"))
+    with pytest.raises(Fatal, match="DROVER_STREAMS is encrypted on one and plain on two"):
+        move.connect()
 
 
 def test_the_streams_of_a_move_go_on_and_are_made_anew_when_both_hosts_keys_were_renewed(move: Move) -> None:

@@ -35,7 +35,10 @@ def _believe(source: Settings, destination: Settings) -> bool:
     def end(raw: socket.socket, ours: Settings, peer: str, *, server: bool) -> None:
         mine, soon = supervisor.of_operator(ours, peer), time.monotonic() + 5
         context = (credentials.server_context if server else credentials.client_context)(mine)
-        with suppress(OSError, DroverError), closing(handshake.wrap(raw, context, mine, server=server)) as wrapped:
+        with (
+            suppress(OSError, DroverError),
+            closing(handshake.wrap(raw, context, None if server else mine.peer_name, server=server)) as wrapped,
+        ):
             handshake.prove(wrapped, mine, soon, server=server)
             if server:
                 handshake.write(wrapped, handshake.ACCEPTED, soon)

@@ -5,12 +5,14 @@ import select
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -325,13 +327,60 @@ def test_strangers_of_one_address_end_their_own_connections_and_nobody_elses(mon
 
 
 @pytest.mark.parametrize("mine", [None, credentials.make().server], ids=["plain", "encrypted"])
-def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, mine: Credentials | None) -> None:
-    monkeypatch.setattr(server, "PROVE_S", 0.1)
+def test_who_shows_the_mark_and_says_nothing_more_is_not_waited_for(mine: Credentials | None) -> None:
     told = ServerParameters(sockets={}, secret="", credentials=mine, listening=socket.socket().detach())
     heard, (far, silent) = server.Server(told, told.listening), socket.socketpair()
-    wrapped = handshake.wrap(far, heard.shown.context() if heard.shown else None, mine, server=True)
+    wrapped = handshake.wrap(far, heard.shown.context() if heard.shown else None, server=True)
+    begun = time.monotonic()
     with heard.listening, silent, wrapped, pytest.raises(TimeoutError):
-        heard._let_in(wrapped)
+        heard._let_in(wrapped, begun + 0.1)
+    assert time.monotonic() - begun < server.PROVE_S
+
+
+BEGINNINGS = {
+    "nothing": (b"", True),
+    "a part of a ClientHello": (b"\x16\x03\x01\x02\x00\x01", True),
+    "a ClientHello without the mark": (b"\x16\x03\x01\x00\x04\x01\x00\x00\x00", False),
+    "a long one": (b"\x16\x03\x01\x40\x00" + bytes(9000), False),
+    "nonsense": (b"GET / HTTP/1.0\r\n\r\n", False),
+}
+
+
+@pytest.mark.parametrize(("beginning", "may_go_on"), BEGINNINGS.values(), ids=BEGINNINGS)
+def test_for_who_does_not_begin_as_the_right_peer_neither_tls_nor_a_thread_is_begun(
+    monkeypatch: pytest.MonkeyPatch, beginning: bytes, may_go_on: bool
+) -> None:
+    monkeypatch.setattr(server, "PROVE_S", 0.2 if may_go_on else 20.0)
+    monkeypatch.setattr(server.Server, "_hear_out", lambda *_: pytest.fail("it was taken for the right peer"))
+    tcp = socket.create_server((LOCAL, 0))
+    told = ServerParameters(sockets={}, secret="x", credentials=credentials.make().server, listening=tcp.detach())
+    heard = server.Server(told, told.listening)
+    with heard.listening, socket.create_connection(heard.listening.getsockname()) as stranger:
+        stranger.sendall(beginning)
+        heard._accept()
+        [begun] = heard.begins.values()
+        while heard.begins:
+            heard._turn()
+        assert (time.monotonic() >= begun.until) == may_go_on
+        assert stranger.recv(10) == b"", "hung up, and not broken"
+    assert heard.proving == {}
+
+
+def test_who_has_gone_before_its_turn_or_finds_no_free_descriptor_ends_nothing() -> None:
+    told = ServerParameters(
+        sockets={}, secret="", credentials=None, listening=socket.create_server((LOCAL, 0)).detach()
+    )
+    heard = server.Server(told, told.listening)
+    with heard.listening:
+        heard._accept()  # fails as it does without a free descriptor
+        assert heard.begins == {}
+
+
+def test_the_mark_is_another_for_each_secret_and_does_not_tell_it() -> None:
+    mine = credentials.make().server
+    marks = {ServerParameters(sockets={}, secret=one, credentials=mine, listening=0).mark for one in ("one", "two")}
+    assert len(marks) == 2
+    assert not any(secret in mark for secret in ("one", "two") for mark in marks)
 
 
 def test_certificates_that_are_renewed_count_from_the_next_connection_on_and_open_ones_go_on(tmp_path: Path) -> None:
@@ -368,7 +417,10 @@ def test_while_new_certificates_are_not_all_there_the_former_ones_count(tmp_path
         assert (tmp_path / f"{end}.log").read_text().count("the former ones count") == 1
 
 
-def test_the_right_certificate_without_the_secret_is_turned_away(ends: Ends) -> None:
+def test_the_right_certificate_and_mark_without_the_secret_are_turned_away(
+    monkeypatch: pytest.MonkeyPatch, ends: Ends
+) -> None:
+    monkeypatch.setattr(ClientParameters, "asks_for", ends.told.asks_for)
     wrong = replace(ends.told, secret=credentials.make_secret())
     with pytest.raises(handshake.Refused, match="it hung up"):
         client.open_stream(wrong, "nbd", client.context_of(wrong))
@@ -397,6 +449,35 @@ def test_either_end_is_refused_that_holds_the_secret_and_not_the_right_certifica
         ends.behind.settimeout(0.2)
         with pytest.raises(TimeoutError):
             ends.behind.accept()
+
+
+@pytest.mark.parametrize("old_end", ["server", "client"])
+def test_neither_end_takes_part_in_tls_before_1_3(old_end: str) -> None:
+    pair = credentials.make()
+    contexts = {"server": credentials.server_context(pair.server), "client": credentials.client_context(pair.client)}
+    contexts[old_end].minimum_version = contexts[old_end].maximum_version = ssl.TLSVersion.TLSv1_2
+    near, far = socket.socketpair()
+    with handshake.wrap(far, contexts["server"], server=True) as served:
+        with handshake.wrap(near, contexts["client"], "x", server=False) as asked, ThreadPoolExecutor(1) as beside:
+            proven = beside.submit(handshake.prove, served, pair.server, time.monotonic() + 10, server=True)
+            with pytest.raises(OSError, match=r"(?i)version"):
+                handshake.prove(asked, pair.client, time.monotonic() + 10, server=False)
+        with pytest.raises(OSError, match=r"(?i)version|protocol"):
+            proven.result()
+
+
+def test_no_session_of_tls_is_taken_up_again_and_no_key_is_read_from_a_file(tmp_path: Path) -> None:
+    pair = credentials.make()
+    with (
+        _running(tmp_path, pair.server, pair.client) as ends,
+        client.open_stream(ends.told, "nbd", client.context_of(ends.told)) as far,
+        ends.accept(),
+    ):
+        assert isinstance(far, ssl.SSLSocket)
+        assert far.session is not None
+        assert not far.session.has_ticket
+    with credentials._in_memory("a key") as path:
+        assert str(Path(path).readlink()).startswith("/memfd:")
 
 
 def test_a_stream_that_nobody_serves_is_a_sentence(ends: Ends) -> None:

@@ -36,7 +36,7 @@ def open_stream(told: ClientParameters, stream: str, context: ssl.SSLContext | N
     raw = far = _reached(told)
     try:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        far = handshake.wrap(raw, context, told.credentials, server=False)
+        far = handshake.wrap(raw, context, told.asks_for, server=False)
         handshake.prove(far, told.credentials, deadline, server=False)
         handshake.write(far, f"{stream} {told.secret}\n".encode(), deadline)
         answer = handshake.read_line(far, deadline)
@@ -89,9 +89,9 @@ class Client:
         while True:
             for number, _ in poll.poll():
                 stream, listening = self.listening[number]
-                near = handshake.accepted(listening)
-                if near is not None:
-                    threading.Thread(target=self._serve, args=(stream, near), daemon=True).start()
+                come = handshake.accepted(listening)
+                if come is not None:
+                    threading.Thread(target=self._serve, args=(stream, come[0]), daemon=True).start()
 
     def _serve(self, stream: str, near: socket.socket) -> None:
         far = None

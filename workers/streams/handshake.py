@@ -54,22 +54,24 @@ def _ready(connection: socket.socket, event: int, deadline: float) -> None:
         raise TimeoutError("it does not answer")
 
 
-def accepted(listening: socket.socket) -> socket.socket | None:
-    """Whoever connects next; None: it hung up before it was its turn, or no descriptor is free just now."""
+def accepted(listening: socket.socket) -> tuple[socket.socket, Any] | None:
+    """Who connects next, and from where; None: it hung up before it was its turn, or no descriptor is free just now."""
     try:
-        return listening.accept()[0]
+        return listening.accept()
     except OSError as error:
         log.debug("nobody could be let in: %s", error)
         time.sleep(FULL_S)
         return None
 
 
-def wrap(raw: socket.socket, context: ssl.SSLContext | None, mine: Mine, *, server: bool) -> socket.socket:
-    """The same connection, with TLS on it unless both hosts are set to plain text. Nothing is sent yet."""
+def wrap(raw: socket.socket, context: ssl.SSLContext | None, name: str | None = None, *, server: bool) -> socket.socket:
+    """The same connection, with TLS on it unless both hosts are set to plain text. Nothing is sent yet.
+
+    `name` is what a client asks for.
+    """
     raw.setblocking(False)
-    if context is None or mine is None:
+    if context is None:
         return raw
-    name = None if server else mine.peer_name
     return context.wrap_socket(raw, server_side=server, do_handshake_on_connect=False, server_hostname=name)
 
 

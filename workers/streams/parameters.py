@@ -1,5 +1,6 @@
 """What the two processes of a job's streams are told: one JSON file that only its owner can read, as it holds keys."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,16 @@ class Parameters:
     """What the client says first."""
     credentials: Credentials | CredentialFiles | None
     """None: plain text, by the setting of both hosts."""
+
+    @property
+    def mark(self) -> str:
+        """By which the server knows the right peer before TLS begins: it is in the first bytes, where TLS has the name
+        of the server that is asked for. Who listens on the way sees it, and gets no further by it. Empty: there is
+        none, for certificates of an operator's are asked for by the host's name.
+        """
+        if self.credentials is None:
+            return self.secret
+        return "" if self.credentials.peer_name else hashlib.sha256(f"mark {self.secret}".encode()).hexdigest()[:32]
 
     def save(self, path: Path) -> None:
         """Write it."""
@@ -58,3 +69,8 @@ class ClientParameters(Parameters):
     """{stream: descriptor of the listening Unix socket that it inherits}."""
     own_address: str = field(default="", compare=False)
     """By which the other host knows this one."""
+
+    @property
+    def asks_for(self) -> str | None:
+        """The name by TLS."""
+        return (self.credentials.peer_name or self.mark) if self.credentials else None

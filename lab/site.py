@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CELL, CODE = re.compile("<td.*?</td>", re.DOTALL), re.compile("<code>[^<]*")
+CELL, TEXT = re.compile("<td.*?</td>", re.DOTALL), re.compile(">[^<]+")
 SEAM = re.compile("(?<=[A-Za-z0-9][_/@,:])")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 
@@ -32,7 +32,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 def on_page_content(html: str, **_: Any) -> str:
     """The page with tables that fit narrow screens: a long name in a cell may be broken between its parts."""
-    return CELL.sub(lambda cell: CODE.sub(lambda code: SEAM.sub("<wbr>", code[0]), cell[0]), html)
+    return CELL.sub(lambda cell: TEXT.sub(lambda text: SEAM.sub("<wbr>", text[0]), cell[0]), html)
 
 
 if __name__ == "__main__":

@@ -34,11 +34,21 @@ from models.drain import Drain, DrainKind, DrainState
 from models.guest import Guest
 from models.host import Host
 from models.host_rpc import CollectOrphans, Observe, PlanDestination, StartGuest
-from models.job import Direction, Disk, Job, JobState, Side, Step
+from models.job import Direction, Disk, Job, JobState, Side, Step, StepState
 from models.launcher import Launcher, LauncherKind, Limits
 from models.notice import GuestNotice
 from models.notifications import Channel
-from models.plan import DiskLayout, FileKind, Layout, NeededFile, Plan, PlannedFile, PlannedFolder
+from models.plan import (
+    DiskLayout,
+    Execution,
+    FileKind,
+    Layout,
+    NeededFile,
+    Plan,
+    PlannedFile,
+    PlannedFolder,
+    PlannedTpm,
+)
 from models.storage import Storage
 from models.streams import StreamAccess
 from models.succession import Succession, signed
@@ -166,6 +176,10 @@ def _way_back(stage: Stage) -> str:
 
 
 def _set_of_hooks(stage: Stage) -> str:
+    stage.destination.policy.with_name("hooks").joinpath("sets").mkdir(parents=True)
+    theirs = stage.program.parent / "before-copy.d"
+    theirs.mkdir()
+    theirs.joinpath("10-theirs").symlink_to(stage.program)
     job = stage.job()
     with transaction() as session:
         named = {"job": job, "set": json.dumps({"hooks": "../../../outside"})}
@@ -329,6 +343,29 @@ def _changed_later(stage: Stage) -> str:
     ctx = Context(claim=claim, settings=stage.destination)
     assert ctx.destination == plan.destination
     return "the plan that was proven is followed"
+
+
+def _observed_later(stage: Stage) -> str:
+    plan = stage.plan()
+    job = stage.job(plan)
+    assert stage.step(job, PREPARE) == "done"
+    with transaction() as session:
+        session.get_one(Job, job).plan = Plan(source=stage.described(), destination=plan.destination)
+    said = stage.answer("two", "observe", Observe(job_id=job, side=Side.DESTINATION).json_object())
+    return "the plan that was proven is followed" if "may_run" in said else said
+
+
+def _of_a_taken_host(stage: Stage) -> str:
+    seen = stage.signed("-chardev", f"file,id=c,path={stage.precious}")
+    told = attestation.proven(seen, stage.destination)
+    derived, _ = derivation.derive(told, stage.destination, policy.of(stage.destination))
+    return stage.step(stage.job(Plan(source=seen, destination=derived)), PREPARE)
+
+
+def _tpm_of_the_attackers(stage: Stage) -> dict[str, Any]:
+    as_root = Execution(user="root", group="root")
+    state, socket_ = str(stage.precious), f"{stage.precious}.s"
+    return {"tpm": PlannedTpm(argv=("swtpm",), socket=socket_, state=state, started_as=as_root)}
 
 
 def _not_made(stage: Stage) -> str:
@@ -535,7 +572,9 @@ def _message_of_another(stage: Stage) -> str:
 def _step_of_another(stage: Stage) -> str:
     job = stage.job()
     with transaction() as session:
-        step = session.get_one(Job, job).steps[CLEANUP]
+        *before, step = session.get_one(Job, job).steps[: CLEANUP + 1]
+        for one in before:
+            one.state = StepState.DONE
     claim = claims.claim(
         job_id=job,
         seq=step.seq,
@@ -761,6 +800,13 @@ FORGERIES: tuple[Forgery, ...] = (
         "a folder for the guest outside of its host's",
         lambda stage: {"folders": (PlannedFolder(path=f"{stage.precious}.d", mode=0o777, owner="root", group="root"),)},
     ),
+    _plan_with("a TPM with a file of the host's as its state", _tpm_of_the_attackers),
+    Forgery(
+        "`job.plan`: a guest with a log that overwrites a file of the host, signed by its own host, which somebody has "
+        "taken over",
+        "is written but lies outside",
+        _of_a_taken_host,
+    ),
     Forgery(
         "`job.plan`: a file of the source's host as one of the guest's, to be sent to the destination",
         "the file is sent that its host signed",
@@ -826,6 +872,11 @@ FORGERIES: tuple[Forgery, ...] = (
     Forgery("`job.source`: another host than the one that signed", "is signed by one, which is not three", _of_another),
     Forgery("`job.plan`: changed after the destination began", "the plan that was proven is followed", _changed_later),
     Forgery(
+        "`job.plan`: likewise, and the destination is asked what it sees",
+        "the plan that was proven is followed",
+        _observed_later,
+    ),
+    Forgery(
         "`step`: the images were made, says the row; where they are to be, another guest's lies",
         "was not made by job",
         _not_made,
@@ -851,6 +902,11 @@ FORGERIES: tuple[Forgery, ...] = (
         "`step`, `job`: the same, and what the destination has of the guest is to go",
         "what it wrote is kept",
         _given_back,
+    ),
+    Forgery(
+        "`step`: the source is to clean up after a guest that lives there, as its record says",
+        "is not known to live on two",
+        lambda stage: stage.step(stage.job(), CLEANUP),
     ),
     Forgery(
         "`step`, `guest`: the source is to clean up after a guest that never left; its QEMU is not ended",

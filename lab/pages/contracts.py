@@ -134,7 +134,8 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if default in (None, (), {}) or isinstance(default, BaseModel):
         return ""
-    return ", ".join(f"`{one}`" for one in (default if isinstance(default, tuple) else (default,)))
+    shown = default if isinstance(default, tuple) else (default,)
+    return ", ".join(f"`{one}`" if one != "" else '`""`' for one in shown)
 
 
 def _type(annotation: Any) -> str:

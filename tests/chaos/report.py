@@ -1,5 +1,6 @@
 """Turns outcomes into lines on the screen and into the tables below `docs/`."""
 
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -120,8 +121,8 @@ def _row(point: Point, faults: Sequence[Fault], by_cell: dict[tuple[str, str], d
 
 def _shortened(result: dict[str, Any]) -> str:
     """Without what differs from one trial to the next."""
-    words = result["said"].split()
-    return f"{result['point']}, {result['fault']}: " + " ".join("GUEST" if w.startswith("t1") else w for w in words)
+    said = re.sub(r"\bt1\w+", "GUEST", " ".join(result["said"].split()))
+    return f"{result['point']}, {result['fault']}: {said}"
 
 
 def write_soak(outcomes: Sequence[Outcome], seed: int, took_s: float) -> None:

@@ -281,6 +281,7 @@ def test_what_is_not_there_or_not_understood_is_told_on_a_page(console: httpx.Cl
     answer = console.get(path)
     assert (answer.status_code, answer.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
     assert "Content-Security-Policy" in answer.headers
+    assert "`" not in answer.text, "a command is shown as one"
 
 
 def test_nothing_can_be_changed_through_it(console: httpx.Client) -> None:

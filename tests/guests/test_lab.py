@@ -6,8 +6,9 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from drover.broker.app import app
 from lab import fleet
 from lab.directory import Lab
 from tests import consoles
-from tests.guides import DOCS, HOW_TO, ROOT, scripts
+from tests.guides import DOCS, HOW_TO, ROOT, blocks, scripts
 from tests.helpers import until
 from workers.process import processes
 
@@ -106,10 +107,39 @@ def typed(folder: Path, line: str, codes: Collection[int] = (0,)) -> str:
     return done.stdout
 
 
+@contextmanager
+def _another_terminal(folder: Path, script: str) -> Iterator[Callable[[str], Any]]:
+    """The tutorial's console runs there, at a port that is free. Answers what waits until its inbox has a text."""
+    address = f"127.0.0.1:{fleet.free_port()}"
+    environment = os.environ | {"DROVER_LAB_DIR": str(folder)}
+    typed_there = script.replace("drover console", f"exec drover console --listen {address}")
+    with subprocess.Popen(["sh", "-e", "-c", typed_there], cwd=ROOT, env=environment) as console:
+        try:
+            yield lambda text: until(f"the inbox has {text}", lambda: text in _page(f"http://{address}/inbox"))
+        finally:
+            console.terminate()
+
+
+def _page(url: str) -> str:
+    """Nothing as long as nobody answers there yet."""
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
 @pytest.mark.thorough
 def test_the_tutorial_is_followed_from_its_lab_to_the_end(folder: Path) -> None:
-    lines = [line for script in scripts(DOCS / "tutorial/first-move.md", "lab") for line in script.splitlines()]
-    said = {line: typed(folder, line, CODES.get(line, {0})) for line in lines}
+    said = {}
+    with ExitStack() as beside:
+        for kind, _, script in blocks(DOCS / "tutorial/first-move.md"):
+            if kind == "console":
+                inbox_has = beside.enter_context(_another_terminal(folder, script))
+            for line in script.splitlines() if kind == "lab" else ():
+                said[line] = typed(folder, line, CODES.get(line, {0}))
+                if line.endswith("--hold"):
+                    inbox_has("drover job release 1")
     assert "web lives on host-b" in said["drover job watch 1"]
     assert "intact" in said["drover lab verify web"]
     assert "127.0.0.1:9" in said["drover job show 7"]

@@ -1,6 +1,7 @@
 """A guest that systemd keeps alive moves to another host and home again: one guest at any instant, at boot as well."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -27,7 +28,7 @@ from tests import booted
 from tests.booted import Booted
 from tests.cli.support import drover
 from tests.guides import HOW_TO, ROOT, scripts
-from tests.helpers import MIB, Moves, until
+from tests.helpers import MIB, Moves, next_heartbeat, until
 from tests.labs import BRISK
 from tests.step_contexts import Link
 from workflows import guests
@@ -41,6 +42,12 @@ pytestmark = [
 ]
 UNITS = ROOT / "deploy" / "systemd"
 PREFIX = Path(sys.executable).parent.parent
+OF_CONTROL = ("drover-controller", "drover-console", "drover-flower")
+WHERE_TESTS_ARE = "[Service]\nUser=root\nPrivateTmp=no\nProtectHome=no\n"
+"""The Python of a test may be in the home of root, its services are below /tmp."""
+OF_SERVICES = re.compile(
+    r"systemctl (stop|start|restart|disable --now|enable --now)((?: drover-(?:worker|controller|console|flower)\b)+)"
+)
 UNIT = """\
 [Unit]
 Description=the guest web, as its owner runs it
@@ -138,16 +145,26 @@ def _install(lab: Lab, machine: Booted) -> None:
     there = machine.root / "etc/systemd/system"
     for unit in ("drover-worker.service", "drover-guest@.service"):
         shutil.copy(UNITS / unit, there / unit)
+    for unit in OF_CONTROL:
+        shutil.copy(UNITS / f"{unit}.service", there)
+        more = there / f"{unit}.service.d"
+        more.mkdir()
+        (more / "of-tests.conf").write_text(WHERE_TESTS_ARE)
     wants = there / "multi-user.target.wants"
     wants.mkdir(exist_ok=True)
     (wants / "drover-worker.service").symlink_to("/etc/systemd/system/drover-worker.service")
     opt = machine.root / "opt/drover"
     opt.unlink(missing_ok=True)
     opt.symlink_to(PREFIX)
-    lines = lab.host_environment(lab.host(machine.name)) | {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
+    of_tests = {"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]}
     settings = machine.root / "etc/drover"
     settings.mkdir(exist_ok=True)
-    (settings / "environment").write_text("".join(f'{name}="{value}"\n' for name, value in lines.items()))
+    of_flower = lab.environment_of(services.FLOWER) | {"DROVER_HOST": services.FLOWER}
+    for name, lines in (
+        ("environment", lab.host_environment(lab.host(machine.name))),
+        ("flower.environment", of_flower),
+    ):
+        (settings / name).write_text("".join(f'{one}="{value}"\n' for one, value in (lines | of_tests).items()))
 
 
 def test_a_guest_that_systemd_keeps_alive_runs_once_wherever_it_lives(hosts_with_systemd: HostsWithSystemd) -> None:
@@ -390,3 +407,28 @@ def test_whatever_a_worker_does_about_units_is_done_by_the_next_one_wherever_it_
     here = hosts_with_systemd.hosts["host-a"]
     script = f"set -a; . /etc/drover/environment; cd {ROOT}; exec {sys.executable} -m tests.deaths_amid_units"
     assert int(here.done(script)) > 5, "so many effects has what has most of them"
+
+
+def test_services_begin_and_end_by_the_lines_of_the_pages(hosts_with_systemd: HostsWithSystemd) -> None:
+    """Here one machine has the units of control and hypervisor."""
+    here = hosts_with_systemd.hosts["host-a"]
+    lines = {line for page in HOW_TO.glob("*.md") for line in OF_SERVICES.findall(page.read_text())}
+    assert {("restart", " drover-worker"), ("start", " drover-controller drover-console drover-flower")} <= lines
+    for how, names in sorted(lines):
+        _obeyed(here, how, names.split())
+    units = [*OF_CONTROL, "drover-worker"]
+    here.done(f"systemctl enable --now {' '.join(units)}")
+    next_heartbeat("host-a")
+    told = here.run(f"systemctl status --full --lines=30 {' '.join(units)}").stdout
+    assert {here.unit(unit, "NRestarts") for unit in units} == {"0"}, told
+    assert {here.unit(unit, "ActiveState") for unit in units} == {"active"}, told
+
+
+def _obeyed(here: Booted, how: str, units: list[str]) -> None:
+    """After the line they run, or not, and were begun or ended by it."""
+    ends = how in {"stop", "disable --now"}
+    here.done(f"systemctl {'start' if ends or how == 'restart' else 'stop'} {' '.join(units)}")
+    before = {unit: here.unit(unit, "MainPID") for unit in units}
+    here.done(f"systemctl {how} {' '.join(units)}")
+    assert {here.unit(unit, "ActiveState") for unit in units} == {"inactive" if ends else "active"}, how
+    assert [unit for unit in units if here.unit(unit, "MainPID") == before[unit]] == []

@@ -39,6 +39,12 @@ def build(docs: Path, site: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+def unread(html: str) -> list[str]:
+    """What was meant as a list or as code, and stands in the text as it was typed."""
+    text = re.sub(r"<(pre|script|style|code)\b.*?</\1>", "", html, flags=re.DOTALL)
+    return re.findall(r"^ *- .{0,60}|.{0,60}`.{0,60}", text, re.MULTILINE)
+
+
 @pytest.mark.thorough
 def test_the_site_is_built_and_a_link_to_nowhere_ends_the_build(tmp_path: Path) -> None:
     done = build(DOCS, tmp_path / "site")
@@ -46,8 +52,14 @@ def test_the_site_is_built_and_a_link_to_nowhere_ends_the_build(tmp_path: Path) 
     page = (tmp_path / "site/how-to/when.html").read_text()
     assert "What do I do when" in page
     assert not re.search(r"""(src|href)=["']https?://(?!127|www.mkdocs|squidfunk|[^"']*example)""", page)
-    settings = (tmp_path / "site/reference/settings.html").read_text()
-    assert "<td><code>DROVER_<wbr>LEASE_<wbr>TTL_<wbr>S</code></td>" in settings, "a narrow screen breaks it there"
+    for name, variable in (("settings", "LEASE_<wbr>TTL_<wbr>S"), ("support", "GUEST_<wbr>ROOT")):
+        there = (tmp_path / f"site/reference/{name}.html").read_text()
+        assert f"DROVER_<wbr>{variable}" in there, "a narrow screen breaks it there"
+    for path in DOCS.rglob("*.md"):
+        typed = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+        shown = (tmp_path / "site" / path.relative_to(DOCS)).with_suffix(".html").read_text().partition("<article")[2]
+        assert unread(shown) == [], path
+        assert shown.count("<ol") == len(re.findall(r"^ *1\. ", typed, re.MULTILINE)), f"{path}: a list begins anew"
     copied = shutil.copytree(DOCS, tmp_path / "docs")
     (copied / "how-to/drain.md").write_text(
         "# x\n\n[nowhere](../nothing.md) [no such part](../reference/cli.md#nothing)\n"
@@ -156,7 +168,7 @@ def said() -> str:
 
 @pytest.mark.parametrize("name", QUOTING)
 def test_messages_that_are_quoted_are_those_of_the_program(name: str) -> None:
-    rows = re.findall(r"^\| `([^|]+)` \|", (DOCS / name).read_text(), flags=re.MULTILINE)
+    rows = re.findall(r"^ *\| `([^|]+)` \|", (DOCS / name).read_text(), flags=re.MULTILINE)
     assert len(rows) > 8
     text = said()
     assert [row for row in rows if row not in text] == []

@@ -15,6 +15,7 @@ from typing import Any
 
 from celery import Celery
 
+import migrations
 from drover.errors import PreconditionFailed
 from drover.extras import require
 from drover.settings import settings, variables
@@ -46,7 +47,7 @@ def up(lab: Lab, hosts: int, *, flower: bool = True, namespaces: bool = False) -
         network.create(lab)
     services.start_postgres(lab)
     services.start_redis(lab)
-    _drover(lab, "db", "upgrade")
+    make_tables(lab)
     services.make_roles(lab, host_names(hosts))
     if lab.limits:
         _drover(lab, "fleet", "set", *(f"{limit}={value}" for limit, value in lab.limits.items()))
@@ -87,6 +88,12 @@ def write_policy(lab: Lab, **more: str) -> None:
 def _program(name: str) -> str:
     """A command of the environment that this runs in."""
     return str(Path(sys.executable).with_name(name))
+
+
+def make_tables(lab: Lab) -> None:
+    """As `drover db upgrade` does, without the seconds that a process of its own takes."""
+    with pointed_at(lab):
+        migrations.upgrade()
 
 
 def _drover(lab: Lab, *words: str) -> None:

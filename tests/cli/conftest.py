@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from drover.errors import PreconditionFailed
 from lab import fleet
@@ -43,7 +44,7 @@ def database(without_controller: None) -> Iterator[None]:
     with engine().connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         until("the lock of the test before is gone", lambda: leader_election.acquire(connection))
         yield
-        connection.invalidate()  # closed, wherever the pool that it is from has gone
+        connection.execute(text("SELECT pg_advisory_unlock_all()"))
 
 
 @pytest.fixture

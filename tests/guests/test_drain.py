@@ -19,11 +19,10 @@ import pytest
 from sqlalchemy import select
 
 from lab import fleet
-from lab.directory import Lab
+from lab.directory import Lab, LabHost
 from lab.guest.spec import DiskSpec
 from models.database import transaction
 from models.guest import Guest
-from models.host import Host
 from models.job import Job, JobState
 from tests import factories, labs
 from tests.helpers import MIB, Moves, until
@@ -43,12 +42,18 @@ LIMITS = {"host-patience": "20s", "retention": "0"}
 """A dead host is given up after 10 s instead of five minutes."""
 
 
+class RoomsLab(Lab):
+    """Its hosts say how much memory they have for guests."""
+
+    def host_environment(self, host: LabHost) -> dict[str, str]:
+        limit = MEMORY.get(host.name, 0) * MIB
+        return super().host_environment(host) | {"DROVER_GUEST_MEMORY_BYTES": str(limit)}
+
+
 @pytest.fixture(scope="module")
 def moves() -> Iterator[Moves]:
     """Eight guests on host-a."""
-    with labs.temporary(4, settings=SETTINGS, limits=LIMITS) as lab:
-        for host in MEMORY:
-            _restart_worker(lab, host)
+    with labs.temporary(4, settings=SETTINGS, limits=LIMITS, kind=RoomsLab) as lab:
         made = Moves(lab)
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda number: _boot(made, number), range(GUESTS)))
@@ -60,17 +65,9 @@ def _boot(moves: Moves, number: int) -> None:
 
 
 def _restart_worker(lab: Lab, host: str) -> None:
-    """Kill it and start it again, and wait until it has registered its host's room."""
     for process in processes.find(lab.mark(f"worker-{host}")):
         process.kill()
-    limit = MEMORY.get(host, 0) * MIB
-    fleet.start_worker(lab, lab.host(host), DROVER_GUEST_MEMORY_BYTES=str(limit))
-    until(f"{host} is back", lambda: _room(host) == limit or not limit)
-
-
-def _room(host: str) -> int | None:
-    with transaction() as session:
-        return session.get_one(Host, host).guest_memory_bytes
+    fleet.start_worker(lab, lab.host(host))
 
 
 def drover(moves: Moves, *words: str, code: int = 0) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def moves() -> Iterator[Moves]:
         fleet.write_policy(lab)
         standby.start(lab)
         _start_redis(lab)
-        fleet._drover(lab, "db", "upgrade")
+        fleet.make_tables(lab)
         services.make_roles(lab, host_names(2))
         for host in lab.hosts:
             fleet.start_worker(lab, host)

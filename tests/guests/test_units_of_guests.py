@@ -135,7 +135,7 @@ def _start_services(lab: Lab) -> None:
     fleet.write_policy(lab)
     services.start_postgres(lab)
     services.start_redis(lab)
-    fleet._drover(lab, "db", "upgrade")
+    fleet.make_tables(lab)
     services.make_roles(lab, host_names(2))
     fleet.start_controller(lab)
 

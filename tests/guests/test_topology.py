@@ -180,6 +180,8 @@ def tree_with(line: str) -> tuple[str, ...]:
         ("mmio 00000000fed00000/0000000000000400", "mmio ffffffffffffffff/0000000000000400"),
         ("below-4g-mem-size = 67108864 (64 MiB)", "below-4g-mem-size = 67108864 (0x4000000)"),
         ('gpio-out "isa-irq" 2', 'gpio-out "isa-irq" 3'),
+        ('port = ""', 'port = "1.2"'),
+        (f'osk = "{"x" * 64}\x01"', f'osk = "{"x" * 64}\x02\x03"'),
     ],
 )
 def test_what_firmware_guest_or_host_decide_is_no_difference(source: str, destination: str) -> None:
@@ -195,6 +197,8 @@ def test_what_firmware_guest_or_host_decide_is_no_difference(source: str, destin
         ("bar 0: mem at 0xfea10000 [0xfea13fff]", "bar 0: mem at 0xffffffffffffffff [0x1ffe]"),
         ("class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:03.0, pci id 1:2 (sub 3:4)"),
         ("class VGA, addr 00:02.0, pci id 1:2 (sub 3:4)", "class VGA, addr 00:02.0, pci id 1:2 (sub 3:5)"),
+        ("port = 16 (0x10)", "port = 17 (0x11)"),
+        ('osk = "a"', 'osk = "b"'),
         ('chardev = "charserial0"', 'chardev = "charserial1"'),
         ('netdev = "net0"', 'netdev = "net1"'),
         ('netdev = "#net071"', 'netdev = ""'),

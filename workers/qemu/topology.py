@@ -29,6 +29,8 @@ Geometry given on the command line is carried over by the command line."""
 _RAMBLOCK = re.compile(r"\s*(?:(\S+)\s+)?(\d+ \w+)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+0x([0-9a-f]+)")
 """Name, page size, (offset), used and total length; some blocks have no name."""
 
+OSK_LENGTH = 65
+"""With the quotation mark: QEMU's own text in place of a key that is missing has no end (10.0.2)."""
 _VOLATILE = _FIRMWARE | _GEOMETRY
 _HOST_PATHS = ("chardev", "filename", "path", "logfile", "mem-path")
 _MADE_UP = re.compile(r"#(block|net|chr|qdev)\d+")
@@ -104,6 +106,8 @@ def _property(content: str) -> str | None:
         return None
     if name == "port" and value.startswith('"'):
         return None  # as it was asked for; at which a USB device is says a line of its bus
+    if name == "osk":
+        return f"osk = {value[:OSK_LENGTH]}"
     return f"{name} = {_value(value)}"
 
 

@@ -376,6 +376,15 @@ def test_who_has_gone_before_its_turn_or_finds_no_free_descriptor_ends_nothing()
         assert heard.begins == {}
 
 
+def test_a_line_without_an_end_is_not_read_on() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        near.sendall(bytes(handshake.LONGEST_LINE + 1))
+        far.setblocking(False)
+        with pytest.raises(handshake.Refused, match="too much"):
+            handshake.read_line(far, time.monotonic() + 10)
+
+
 def test_the_mark_is_another_for_each_secret_and_does_not_tell_it() -> None:
     mine = credentials.make().server
     marks = {ServerParameters(sockets={}, secret=one, credentials=mine, listening=0).mark for one in ("one", "two")}

@@ -15,7 +15,6 @@ import socket
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import NamedTuple
 
 from drover.errors import DroverError
@@ -135,8 +134,6 @@ class Server:
     def _drop(self, descriptor: int) -> None:
         begins = self.begins.pop(descriptor)
         self._is_no_stranger(begins.number)
-        with suppress(OSError):  # what is not read breaks the connection: the other end would not see that it ended
-            begins.connection.recv(LONGEST_BEGINNING)
         handshake.hang_up(begins.connection)
 
     def _wrapped(self, raw: socket.socket) -> socket.socket:

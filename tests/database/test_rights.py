@@ -32,8 +32,9 @@ from models.columns import Typed
 from models.database import transaction
 from models.documents import AllowedHosts
 from models.drain import Drain, DrainKind, DrainState
+from models.guest import Guest
 from models.host import Host, HostRequest
-from models.job import Event, Job, JobState
+from models.job import Attempt, Direction, Event, Job, JobState
 from models.sample import Rates
 from models.storage import Storage
 from tests import factories, roles
@@ -158,6 +159,43 @@ def test_a_host_neither_sees_nor_changes_the_moves_of_others(moving: int) -> Non
         assert all(map(_denied, (f"UPDATE job SET state = 'done' WHERE id = {other}", *about_it)))
         assert _denied(f"INSERT INTO event (job_id, by, action, sentence) VALUES ({other}, 'one', 'x', 'x')")
         assert _denied(f"INSERT INTO sample VALUES ({other}, false, now(), 1, 1)")
+
+
+def test_a_host_neither_sees_nor_changes_what_is_of_another_host(moving: int) -> None:
+    with transaction() as session:
+        session.add(Attempt(job_id=moving, token=1, seq=1, direction=Direction.DO, owner="two"))
+        session.add(HostRequest(host="two", kind="look_for_guest", question={}))
+        session.add(Storage(host="two", name="pool", driver="lvm", place="vg0", free_bytes=1))
+    with _as("three"):
+        with transaction() as session:
+            assert session.scalars(select(Guest.name)).all() == ["db"]
+            assert session.scalars(select(HostRequest.id)).all() == []
+            assert session.scalars(select(Attempt.token)).all() == []
+            assert session.scalars(select(Storage.name)).all() == ["pool"]  # where there is room all may know
+        assert [statement for statement in OF_ANOTHER_HOST if not _denied(statement)] == []
+
+
+OF_ANOTHER_HOST = [
+    "UPDATE attempt SET outcome = 'done'",
+    "UPDATE host_request SET reply = '{}'",
+    "UPDATE storage SET free_bytes = 9",
+    "INSERT INTO storage (host, name, driver, place) VALUES ('two', 'mine', 'lvm', 'vg0')",
+]
+
+
+def test_a_host_has_nothing_sent_to_an_address_that_nobody_submitted(moving: int) -> None:
+    with transaction() as session:
+        session.get_one(Job, moving).webhook = "https://a.example/"
+    insert = "INSERT INTO delivery (job_id, url, body, state, tries) VALUES ({}, '{}', '{{}}', 'pending', 0)"
+    with _as("one"):
+        assert _denied(insert.format(moving, "https://b.example/"))
+        assert not _denied(insert.format(moving, "https://a.example/"))
+
+
+def test_a_role_that_is_stolen_leaves_connections_to_others(moving: int) -> None:
+    with transaction() as session:
+        limits = session.execute(text("SELECT rolconnlimit FROM pg_roles WHERE rolname IN ('one', 'two', 'three')"))
+        assert limits.scalars().all() == [100, 100, 100]
 
 
 @pytest.mark.parametrize("role", TRIED)

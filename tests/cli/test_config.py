@@ -134,7 +134,7 @@ def test_a_host_has_a_bandwidth_of_its_own_until_it_is_taken_back(database: None
         "hv1: bandwidth as the fleet, retention 604800 s, labels none\n"
     )
     assert document("fleet", "show")["hosts"] == [{"host": "hv1", "limit": "retention", "value": 604800.0}]
-    for words, said in ((("--retention", "24"), "24 has no unit"), (("--timezone", "Europe/Berlin"), "give both")):
+    for words, said in ((("--retention", "24"), "24 has no unit"), (("--timezone", "Europe/Berlin"), "no time in it")):
         refused = drover("host", "set", "hv1", *words)
         assert (refused.exit_code, said in refused.stderr) == (2, True), refused.output
     unknown = drover("host", "set", "hv9", "--bandwidth", "10M/s")

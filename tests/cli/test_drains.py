@@ -256,6 +256,15 @@ def test_a_job_under_way_is_changed() -> None:
     assert (nothing.exit_code, "say what to change" in nothing.stderr) == (2, True)
 
 
+def test_a_pause_longer_than_the_longest_that_was_allowed_is_allowed_from_then_on() -> None:
+    number = insert_job(JobState.RUNNING, options=MigrationOptions(max_downtime_ms=1, most_downtime_ms=2))
+    changed = drover("job", "set", str(number), "--max-downtime-ms", "20000")
+    assert changed.exit_code == 0, changed.output
+    with transaction() as session:
+        options = session.get_one(Job, number).options
+    assert (options.max_downtime_ms, options.most_downtime_ms) == (20_000, 20_000)
+
+
 def test_a_job_that_has_ended_is_not_changed() -> None:
     result = drover("job", "set", str(insert_job(JobState.DONE)), "--priority", "7")
     assert (result.exit_code, "has ended" in result.stderr) == (2, True)

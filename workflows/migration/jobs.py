@@ -287,16 +287,12 @@ class Changes:
         return cls(window="always" if window == "" else hours, **others)
 
     def apply(self, to: Job | Drain) -> None:
-        """Write them down. The caller holds the row's lock.
-
-        Raises:
-            PreconditionFailed: they contradict what was asked for before.
-        """
+        """Write them down. The caller holds the row's lock. A pause longer than was allowed is allowed from then on."""
         changed = to.options.asking(
             bandwidth_bytes_per_s=self.bandwidth_bytes_per_s, max_downtime_ms=self.max_downtime_ms
         )
-        policies.check(changed)
-        to.options = changed
+        longest = changed.most_downtime_ms and max(changed.most_downtime_ms, changed.max_downtime_ms)
+        to.options = changed.model_copy(update={"most_downtime_ms": longest})
         to.priority = to.priority if self.priority is None else self.priority
         if self.window is not None:
             to.window = None if self.window == "always" else self.window

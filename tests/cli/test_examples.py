@@ -202,6 +202,7 @@ def test_every_example_is_compared_with_what_is_printed() -> None:
     assert examples().keys() == PRINTED.keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("hosts_answer", "services_end_at_once")
 @pytest.mark.parametrize("heading", PRINTED)
 def test_an_example_has_the_fields_of_what_is_printed(heading: str) -> None:

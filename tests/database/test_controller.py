@@ -91,6 +91,7 @@ def test_a_row_that_raises_ends_neither_the_controller_nor_anything_else(broker:
     assert f"job {bad} is set aside" in log.read_text()
 
 
+@pytest.mark.thorough
 def test_a_leader_that_only_loses_redis_leaves_the_lead_to_another(broker: str, tmp_path: Path) -> None:
     own = Lab(Path(tempfile.mkdtemp(prefix="dc", dir="/tmp")))
     server = services.start_redis(own)
@@ -156,6 +157,7 @@ def test_a_controller_whose_connection_is_cut_leads_again(broker: str, tmp_path:
         assert process.wait(20) == 0
 
 
+@pytest.mark.thorough
 def test_a_job_says_that_redis_is_full_until_it_no_longer_is(broker: str, tmp_path: Path) -> None:
     for name in ("one", "two"):
         host(name, heartbeat_at=datetime.now(UTC) + timedelta(hours=1))

@@ -25,6 +25,7 @@ def seen(moves: Moves, guest: str, seconds: float) -> Activity | None:
     return asyncio.run(look(moves.lab.host("host-a").guests / guest / "watch.sock"))
 
 
+@pytest.mark.thorough
 def test_what_a_guest_writes_and_changes_is_seen_and_a_move_tells_what_it_was_expected_to_take(moves: Moves) -> None:
     guest = moves.boot(write_rate=100, dirty_mib=32, dirty_rate=2)  # slower than any move of the lab has sent RAM
     assert seen(moves, guest, 0) is None

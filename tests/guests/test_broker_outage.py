@@ -69,6 +69,7 @@ def _since(lab: Lab, name: str, offset: int) -> list[str]:
     return (lab.logs / name).read_bytes()[offset:].decode(errors="replace").splitlines()
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 def test_a_held_move_goes_on_over_every_kind_of_outage_and_is_released_afterwards(moves: Moves) -> None:
     lab = moves.lab

@@ -23,6 +23,7 @@ def moves() -> Iterator[Moves]:
         made.end()
 
 
+@pytest.mark.thorough
 def test_by_default_a_dead_worker_loses_its_claim_and_a_restarted_one_ends_the_move(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = moves.submit(guest, "host-b", bandwidth_bytes_per_s=8 * MIB)

@@ -72,6 +72,7 @@ def test_a_qcow2_header_is_read_back_as_create_options(tmp_path: Path, start: St
     assert {node["node-name"]: node["drv"] for node in guest.block().named_block_nodes}[disk.file_node] == "file"
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 def test_an_encrypted_disk_tells_its_key_and_how_one_like_it_is_made(tmp_path: Path, start: Start) -> None:
     line = [QEMU, "-display", "none", "-M", "q35", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]

@@ -115,6 +115,7 @@ def _kill(lab: Lab, role: str) -> None:
         process.kill()
 
 
+@pytest.mark.thorough
 def test_the_masters_of_redis_and_postgres_die_during_a_drain(moves: Moves) -> None:
     lab = moves.lab
     assert isinstance(lab, TwoOfEach)

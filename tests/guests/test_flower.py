@@ -43,6 +43,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.thorough
 def test_a_browser_shows_guest_hosts_step_progress_and_wait_of_a_move_and_the_newest_first(
     flower: str, moves: Moves, tmp_path: Path
 ) -> None:

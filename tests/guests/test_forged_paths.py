@@ -141,6 +141,7 @@ def test_sockets_and_pidfiles_are_removed_only_when_they_are_dead_ones_below_the
         assert (root / "passwd").exists(), text
 
 
+@pytest.mark.thorough
 @pytest.mark.guests
 def test_a_forged_row_in_mid_move_costs_no_other_file_anything_and_the_move_ends_well(moves: Moves) -> None:
     guest = moves.boot()

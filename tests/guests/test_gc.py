@@ -254,6 +254,7 @@ def test_the_qemu_of_a_moved_guest_is_never_touched(moves: Moves) -> None:
     moves.intact(guest, "host-b")
 
 
+@pytest.mark.thorough
 def test_the_qemu_of_a_moved_guest_is_not_touched_even_if_the_database_says_rolled_back(moves: Moves) -> None:
     guest = moves.boot()
     job = moves.move(guest, "host-b")

@@ -53,6 +53,7 @@ def _under_way(moves: Moves) -> tuple[str, Job, Process, Process]:
     return guest, job, switch, guardian
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_a_guest_goes_on_without_any_worker_when_worker_and_switch_process_are_lost_in_the_pause(
     moves: Moves, how: signal.Signals
@@ -81,6 +82,7 @@ def _goes_on_at_the_source(moves: Moves, guest: str, job: Job) -> None:
     until("the guest prints ticks at the source", lambda: _heard(moves, guest) > before + 2, 20)
 
 
+@pytest.mark.thorough
 def test_a_guest_that_was_told_to_run_at_the_destination_is_never_let_go_on_at_the_source(moves: Moves) -> None:
     guest, job, switch, guardian = _under_way(moves)
     with _worker_frozen(moves):

@@ -132,6 +132,7 @@ def test_a_guest_that_its_owner_ends_is_not_started_again(moves: Moves, phase: s
     _ended_by_its_owner(moves, guest, job)
 
 
+@pytest.mark.thorough
 def test_a_guest_that_its_owner_ends_in_the_pause_is_not_started_again(moves: Moves) -> None:
     """The pause is too short to act in it, so the process that carries the guest over is frozen there."""
     for _ in range(SHOTS):

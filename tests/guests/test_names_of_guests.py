@@ -20,6 +20,7 @@ def _adopt_by_its_other_monitor(moves: Moves, guest: str, host: str, name: str) 
     guests.adopt(name, host, str(moves.lab.host(host).guests / guest / "watch.sock"))
 
 
+@pytest.mark.thorough
 def test_a_guest_keeps_one_name_before_during_and_after_its_move(moves: Moves) -> None:
     guest = moves.boot(fill_mib=16)
     with pytest.raises(PreconditionFailed, match=rf"this QEMU \(pid \d+\) is known as {guest} already"):

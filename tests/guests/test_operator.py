@@ -251,6 +251,7 @@ def test_a_source_that_cannot_be_cleaned_up_asks_for_an_operator_and_goes_on_by_
     moves.intact(guest, "host-b")
 
 
+@pytest.mark.thorough
 def test_an_rollback_that_fails_for_good_asks_for_an_operator_and_goes_on_by_retry(moves: Moves) -> None:
     guest = moves.boot(fill_mib=32)
     job = _copying(moves, guest)

@@ -242,6 +242,7 @@ def test_adjacent_places_are_told_as_one() -> None:
     assert list(joined([])) == []
 
 
+@pytest.mark.thorough
 def test_encrypted_images_and_one_behind_a_link_are_read_although_their_qemu_has_them_locked(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("y")
     secrets = ["-object", "secret,id=s,data=x", "-object", f"secret,id=t,file={tmp_path}/key"]

@@ -87,6 +87,7 @@ def test_an_image_that_was_moved_away_under_the_running_guest(moves: Moves) -> N
     assert f"has it open; `mv {image.with_name('moved.qcow2')} {image}`" in refused(guest, "host-b")
 
 
+@pytest.mark.thorough
 def test_an_image_that_is_moved_away_while_it_is_copied_is_waited_for(moves: Moves) -> None:
     guest = moves.boot(fill_mib=24)
     image = moves.lab.host("host-a").guests / guest / "disk0.qcow2"

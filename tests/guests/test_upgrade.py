@@ -131,6 +131,7 @@ def _schema() -> str | None:
         return migrations.present(connection)
 
 
+@pytest.mark.thorough
 def test_a_fleet_is_upgraded_while_a_guest_moves_and_the_copy_goes_on(old_fleet: Fleet) -> None:
     lab, moves = old_fleet.lab, Moves(old_fleet.lab)
     newest = migrations.newest()

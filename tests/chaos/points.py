@@ -14,7 +14,7 @@ import psycopg
 
 from models.job import Side
 from tests.chaos.faults import RunningMove, worker_of_the_step
-from tests.chaos.stage import CLAIMS, Stage
+from tests.chaos.stage import CLAIMS, SOURCE, Stage
 from tests.helpers import until
 from workers.hooks import Point as HookPoint
 from workflows.migration.links import LINKS, StepName
@@ -213,9 +213,15 @@ class Line(Point):
     @contextmanager
     def armed(self, stage: Stage, durations: Durations) -> Iterator[Meet]:
         def meet(move: RunningMove, strike: Callable[[], bool]) -> bool:
+            def says() -> bool:
+                if move.journal_says(self.event):
+                    return True
+                if not move.directory(SOURCE).exists():  # the move is over: this process stood still meanwhile
+                    raise Missed(self.name)
+                return False
+
             until("the switchover begins", lambda: move.journal_says("started"), REACHED_WITHIN_S)
-            here = f"the switchover says {self.event}"
-            until(here, lambda: move.journal_says(self.event), REACHED_WITHIN_S, every_s=0.0005)
+            until(f"the switchover says {self.event}", says, REACHED_WITHIN_S, every_s=0.0005)
             return strike()
 
         yield meet

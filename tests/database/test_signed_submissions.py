@@ -226,6 +226,10 @@ def _signature_with(name: str, value: Any) -> Callable[[dict[str, Any]], dict[st
     return lambda sent: sent | {"signature": sent["signature"] | {name: value}}
 
 
+def _signed_later_by(seconds: int) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda sent: _signature_with("at", sent["signature"]["at"] + seconds)(sent)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -233,9 +237,9 @@ def _signature_with(name: str, value: Any) -> Callable[[dict[str, Any]], dict[st
         (_changed("priority", 1), "the signature does not hold"),
         (_changed("hold", True), "the signature does not hold"),
         (_signature_with("token", 4711), "the signature does not hold"),
-        (_signature_with("at", int(time.time()) + 60), "the signature does not hold"),
+        (_signed_later_by(60), "the signature does not hold"),
         (_signature_with("at", 0), "a signature counts for 60 minutes: sign it anew"),
-        (_signature_with("at", int(time.time()) + 4000), "a signature counts for 60 minutes"),
+        (_signed_later_by(4000), "a signature counts for 60 minutes"),
         (_signature_with("ed25519", base64.b64encode(bytes(64)).decode()), "the signature does not hold"),
         (_signature_with("ed25519", "é" * 88), "the signature does not hold"),
         (_signature_with("ed25519", ""), "signature is an object with token, at and ed25519"),

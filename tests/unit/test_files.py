@@ -273,3 +273,13 @@ def test_a_file_for_readconfig_is_read_only_if_its_user_may_and_nothing_of_anoth
         started.communicate()
     assert ("may read" in refusal.seen) is (kind != "theirs")
     assert "hunter2" not in refusal.seen
+
+
+@as_root
+def test_what_is_held_is_given_and_not_what_was_put_in_its_place(tmp_path: Path) -> None:
+    (place := tmp_path / "socket").touch()
+    with files.held(place) as descriptor:
+        place.unlink()
+        place.touch()
+        files.give(descriptor, SOMEBODY, SOMEBODY)
+        assert (os.fstat(descriptor).st_uid, place.stat().st_uid) == (SOMEBODY, os.geteuid())

@@ -67,7 +67,7 @@ def _read(question: Question[Answer], reply: Json, host: str) -> Answer:
 
 
 def _send(request_id: int, host: str, kind: str) -> None:
-    from kombu.exceptions import OperationalError  # with Celery a quarter of the start of a command: only who asks
+    from kombu.exceptions import OperationalError  # Celery with it, which only who asks has to load
 
     from drover.broker.app import app, host_queue
 

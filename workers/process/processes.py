@@ -293,10 +293,10 @@ def _environment(pid: int) -> bytes:
     While a process becomes another program (`exec`; a wrapper script does it twice), its environment reads empty for
     some hundredths of a millisecond, longer where all cores are busy (seen on 6.18).
     """
-    folder, begun = Path(f"/proc/{pid}"), time.monotonic()
+    begun = time.monotonic()
     with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
         while not (environment := _content(f"/proc/{pid}/environ")):
-            if time.monotonic() >= begun + _patience_s(folder):
+            if time.monotonic() >= begun + _patience_s(pid):
                 break
             time.sleep(0.0005)
         return environment
@@ -304,14 +304,14 @@ def _environment(pid: int) -> bytes:
 
 
 def _content(file: str) -> bytes:
-    """Of thousands of processes, one after the other: by a path's own method it would take twice as long."""
+    """Of thousands of processes, one after the other: by a path's own method it takes half as long again."""
     with open(file, "rb", buffering=0) as opened:  # noqa: PTH123
         return opened.readall()
 
 
-def _patience_s(folder: Path) -> float:
+def _patience_s(pid: int) -> float:
     """How long a process without an environment is worth waiting for."""
-    fields = _fields((folder / "stat").read_text())
+    fields = _fields(Path(f"/proc/{pid}/stat").read_text())
     if fields[0] in "ZX" or int(fields[6]) & NO_PROGRAM:
         return 0.0
     begin, end = int(fields[47]), int(fields[48])  # of its environment in memory; some programs are started with none

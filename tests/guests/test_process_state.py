@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, Start, guests, image
 from workers.qemu import process_state
 from workers.qemu.monitor import connect
+from workers.qemu.ports import FIRST_VNC
 
 
 @pytest.fixture
@@ -79,6 +81,61 @@ def test_a_disk_that_is_exported_is_warned_of(tmp_path: Path, start: Start) -> N
     (check,) = asyncio.run(ask())
     assert (check.name, check.verdict) == ("block-export", Verdict.WARN)
     assert check.seen.startswith("the export backup of d")
+
+
+@pytest.mark.guests
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["-vnc", value] for value in ("127.0.0.1:{}", ":{}", "[::1]:{}", "localhost:{}", "unix:{}/vnc", "none")),
+        *(["-vnc", value] for value in ("127.0.0.1:{},websocket=on", "127.0.0.1:0,to=900")),
+        ["-display", "vnc=:{}"],
+    ],
+    ids=" ".join,
+)
+def test_vnc_that_was_put_elsewhere_is_warned_of(tmp_path: Path, start: Start, words: list[str]) -> None:
+    display = tmp_path if "unix" in words[1] else port_of_a_display()
+    argv = [QEMU, "-S", *(word.format(display) for word in words)]
+    argv += ["-qmp", f"unix:{tmp_path}/q,server=on,wait=off", "-qmp", f"unix:{tmp_path}/ours,server=on,wait=off"]
+    guest = start(argv, tmp_path / "q")
+
+    async def ask() -> list[Check]:
+        async with connect(tmp_path / "ours") as monitor:
+            return await process_state.displays(monitor, argv)
+
+    assert asyncio.run(ask()) == []
+    if "to=" in words[1]:
+        return  # which port was taken is not known
+    there = {"type": "unix", "path": f"{tmp_path}/elsewhere"}
+    guest("display-update", type="vnc", addresses=[there])
+    (check,) = asyncio.run(ask())
+    assert (check.name, check.verdict) == ("display-address", Verdict.WARN)
+    assert f"{tmp_path}/elsewhere" in check.seen
+
+
+def port_of_a_display() -> int:
+    """A display whose port is free."""
+    with socket.socket() as found:
+        found.bind(("", 0))
+        port: int = found.getsockname()[1]
+    return port - FIRST_VNC
+
+
+@pytest.mark.guests
+def test_vnc_that_is_opened_to_every_address_is_warned_of(tmp_path: Path, start: Start) -> None:
+    display = port_of_a_display()
+    argv = [QEMU, "-S", "-vnc", f"127.0.0.1:{display}"]
+    argv += ["-qmp", f"unix:{tmp_path}/q,server=on,wait=off", "-qmp", f"unix:{tmp_path}/ours,server=on,wait=off"]
+    guest = start(argv, tmp_path / "q")
+    everywhere = {"type": "inet", "host": "0.0.0.0", "port": str(FIRST_VNC + display)}
+    guest("display-update", type="vnc", addresses=[everywhere])
+
+    async def ask() -> list[Check]:
+        async with connect(tmp_path / "ours") as monitor:
+            return await process_state.displays(monitor, argv)
+
+    (check,) = asyncio.run(ask())
+    assert check.seen.startswith(f"VNC at 0.0.0.0:{FIRST_VNC + display}")
 
 
 @pytest.mark.guests

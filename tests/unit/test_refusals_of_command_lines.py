@@ -11,6 +11,9 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
     return [check.sentence for check in command_line_refusals(["qemu", *words], source_root=root)]
 
 
+IVSHMEM = ("-device", "ivshmem-plain,memdev=m,master=on")
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -29,6 +32,10 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
         (["-device", "vfio-pci,host=01:00.0"], "hardware"),
         (["-device", '{"driver":"usb-host"}'], "hardware"),
         (["-device", "ivshmem-plain,memdev=m"], "memory shared"),
+        (["-object", "memory-backend-ram,id=m,size=1M,share=on", *IVSHMEM], "memory shared"),
+        (["-object", "memory-backend-memfd,id=m,size=1M", *IVSHMEM], "memory shared"),
+        (["-object", "memory-backend-shm,id=m,size=1M", *IVSHMEM], "memory shared"),
+        (["-object", "memory-backend-ram,id=m,size=1M", "-device", "ivshmem-doorbell,chardev=c"], "memory shared"),
         (["-tpmdev", "passthrough,id=t"], "TPM"),
         (["-snapshot"], "temporary"),
         (["-drive", "file=/hosts/a/i,snapshot=on"], "temporary"),
@@ -57,6 +64,13 @@ def refused(*words: str, root: str = "/hosts/a") -> list[str]:
 def test_what_cannot_be_rebuilt_is_named_with_its_option(words: list[str], says: str) -> None:
     sentences = refused(*words)
     assert any(says in sentence and words[-1] in sentence for sentence in sentences), sentences
+
+
+@pytest.mark.parametrize(
+    "kind", ["ram,id=m", "memfd,id=m,share=off", "file,id=m,mem-path=/hosts/a/m", "shm,share=off,id=m"]
+)
+def test_memory_that_nobody_else_can_map_is_no_shared_memory(kind: str) -> None:
+    assert refused("-object", f"memory-backend-{kind},size=1M", *IVSHMEM) == []
 
 
 def test_an_ordinary_guest_is_not_refused() -> None:

@@ -109,9 +109,10 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         _disks(monitor, identity, settings),
         _blockers(monitor, identity.argv),
         process_state.exports(monitor),
+        process_state.displays(monitor, identity.argv),
     )
     known, did = await asyncio.gather(look, _activity(monitor, question, settings))
-    facts, devices, layout, present, blockers, exports = known
+    facts, devices, layout, present, blockers, exports, displays = known
     emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
     needed = await asyncio.to_thread(
         listing.listed,
@@ -135,7 +136,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     unproven = [checks.network.CERTIFICATE.found(why) for why in operator_certificates.own_faults(settings)]
     against = [*forbidden, *no_hooks, *unproven, *present.checks, *strange, *needed.checks, *blockers, *stays]
     bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
-    told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *bugs])
+    told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *displays, *bugs])
     seen = Inspection(
         **facts,
         pid=identity.process.pid,

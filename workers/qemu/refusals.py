@@ -34,7 +34,6 @@ _TIED_DEVICES = {
     "scsi-generic": checks.ties.PASSTHROUGH,
     "virtio-input-host": checks.ties.PASSTHROUGH,
     "usb-mtp": checks.ties.SHARED_FOLDER,
-    "ivshmem": checks.machine.SHARED_MEMORY,
     "vhost-user-fs": checks.ties.VIRTIOFS,
     "vhost-": checks.ties.VHOST_USER,
     "virtio-9p": checks.ties.SHARED_FOLDER,
@@ -48,6 +47,7 @@ _TIED_OBJECTS = {
     "can-host-socketcan": checks.ties.PASSTHROUGH,
     "secret_keyring": checks.ties.KEYRING,
 }
+_SHARED_BY_DEFAULT = words_of("memory-backend-memfd memory-backend-shm")
 _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 """Kinds of objects that a machine names as `confidential-guest-support`."""
 _MOVABLE_VHOST = ("vhost-vsock",)
@@ -89,9 +89,12 @@ def refused_options(
     `descriptors` are those of taps, likewise.
     """
     found = {}
-    for written in parse_command_line(argv):
+    options = parse_command_line(argv)
+    private = {option.get("id") for option in options if _is_private_memory(option)}
+    for written in options:
         option = spelled_out(written)
         against = [check for look in _LOOKS for check in look(option)]
+        against += _refused_shared_memory(option, private)
         against += _refused_descriptor(option, descriptors)
         against += _refused_path(option, source_root, images)
         if against:
@@ -127,6 +130,19 @@ def _refused_device(option: Option) -> Iterator[Check]:
     kind = next((kind for prefix, kind in _TIED_DEVICES.items() if driver.startswith(prefix)), None)
     if kind is not None:
         yield kind.of(option.text)
+
+
+def _refused_shared_memory(option: Option, private: Collection[str | None]) -> Iterator[Check]:
+    """`ivshmem-plain` alone names its memory; of others' devices QEMU says itself whether it can move them."""
+    if option.name == "device" and option.driver.startswith("ivshmem") and option.get("memdev") not in private:
+        yield checks.machine.SHARED_MEMORY.of(option.text)
+
+
+def _is_private_memory(option: Option) -> bool:
+    """No other process can have mapped it."""
+    if option.name != "object" or not option.kind.startswith("memory-backend-"):
+        return False
+    return not option.is_on("share") and (option.kind not in _SHARED_BY_DEFAULT or option.get("share") is not None)
 
 
 def _refused_descriptor(option: Option, known: Collection[int]) -> Iterator[Check]:

@@ -140,6 +140,14 @@ DISPLAY_PASSWORD = Kind(
     verdict=Verdict.WARN,
     live=True,
 )
+DISPLAY_ADDRESS = Kind(
+    name="display-address",
+    what="VNC that listens elsewhere than the command line says (`display-update`)",
+    why="the guest's next QEMU listens where its command line says",
+    remedy="set it again after the move (`display-update`)",
+    verdict=Verdict.WARN,
+    live=True,
+)
 READCONFIG = Kind(
     name="readconfig",
     what="`-readconfig` with a file that is gone, changed since, or not understood",

@@ -108,11 +108,10 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
         machine(monitor),
         _disks(monitor, identity, settings),
         _blockers(monitor, identity.argv),
-        process_state.exports(monitor),
-        process_state.displays(monitor, identity.argv),
+        process_state.told(monitor, identity.argv),
     )
     known, did = await asyncio.gather(look, _activity(monitor, question, settings))
-    facts, devices, layout, present, blockers, exports, displays = known
+    facts, devices, layout, present, blockers, unsaved = known
     emulator, strange = await asyncio.to_thread(tpm.read, present.argv)
     needed = await asyncio.to_thread(
         listing.listed,
@@ -136,7 +135,7 @@ async def _describe(monitor: Monitor, question: Inspect, settings: Settings) -> 
     unproven = [checks.network.CERTIFICATE.found(why) for why in operator_certificates.own_faults(settings)]
     against = [*forbidden, *no_hooks, *unproven, *present.checks, *strange, *needed.checks, *blockers, *stays]
     bugs = known_bugs.warnings(facts["qemu_version"], facts["accel"], identity.argv)
-    told = checks.told_once([*against, *process_state.untold(identity.argv), *exports, *displays, *bugs])
+    told = checks.told_once([*against, *process_state.untold(identity.argv), *unsaved, *bugs])
     seen = Inspection(
         **facts,
         pid=identity.process.pid,

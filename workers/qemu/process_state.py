@@ -29,6 +29,11 @@ def untold(argv: Sequence[str]) -> Iterator[Check]:
             yield checks.machine.WATCHDOG_ACTION.of(option.text)
 
 
+async def told(monitor: Monitor, argv: Sequence[str]) -> list[Check]:
+    """What was set while the guest ran, as QEMU tells it, and does not go along."""
+    return [*await exports(monitor), *await displays(monitor, argv)]
+
+
 async def exports(monitor: Monitor) -> list[Check]:
     """The disks that the guest's QEMU offers to others."""
     try:

@@ -2,12 +2,12 @@
 
 import asyncio
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from lab.fleet import free_port
 from models.preflight import Check, Verdict
 from tests.helpers import until
 from tests.qmp_guest import QEMU, Guest, Start, guests, image
@@ -65,20 +65,29 @@ def links(guest: Guest) -> tuple[bool, bool] | None:
     return bool(int(status.split()[-1], 16) & 2), bool(int(config.split()[-1], 16) & 1)
 
 
+def started(start: Start, path: Path, *words: str) -> tuple[Guest, list[str]]:
+    """A guest that stands still and has a monitor for us beside the test's; and its command line."""
+    argv = [QEMU, "-S", "-qmp", f"unix:{path}/q,server=on,wait=off", "-qmp", f"unix:{path}/ours,server=on,wait=off"]
+    argv += words
+    return start(argv, path / "q"), argv
+
+
+def told(path: Path, argv: list[str]) -> list[Check]:
+    async def ask() -> list[Check]:
+        async with connect(path / "ours") as monitor:
+            return await process_state.told(monitor, argv)
+
+    return asyncio.run(ask())
+
+
 @pytest.mark.guests
 def test_a_disk_that_is_exported_is_warned_of(tmp_path: Path, start: Start) -> None:
     disk = image(tmp_path / "disk")
-    argv = [QEMU, "-display", "none", "-S", "-qmp", f"unix:{tmp_path}/q,server=on,wait=off"]
-    argv += ["-qmp", f"unix:{tmp_path}/ours,server=on,wait=off", "-blockdev", f"file,node-name=d,filename={disk}"]
-    guest = start(argv, tmp_path / "q")
+    node = f"file,node-name=d,filename={disk}"
+    guest, argv = started(start, tmp_path, "-display", "none", "-blockdev", node)
     guest("nbd-server-start", addr={"type": "unix", "data": {"path": str(tmp_path / "nbd")}})
     guest("block-export-add", type="nbd", id="backup", node_name="d")
-
-    async def ask() -> list[Check]:
-        async with connect(tmp_path / "ours") as monitor:
-            return await process_state.exports(monitor)
-
-    (check,) = asyncio.run(ask())
+    (check,) = told(tmp_path, argv)
     assert (check.name, check.verdict) == ("block-export", Verdict.WARN)
     assert check.seen.startswith("the export backup of d")
 
@@ -88,54 +97,34 @@ def test_a_disk_that_is_exported_is_warned_of(tmp_path: Path, start: Start) -> N
     "words",
     [
         *(["-vnc", value] for value in ("127.0.0.1:{}", ":{}", "[::1]:{}", "localhost:{}", "unix:{}/vnc", "none")),
-        *(["-vnc", value] for value in ("127.0.0.1:{},websocket=on", "127.0.0.1:0,to=900")),
+        ["-vnc", "127.0.0.1:{},websocket=on"],
         ["-display", "vnc=:{}"],
     ],
     ids=" ".join,
 )
 def test_vnc_that_was_put_elsewhere_is_warned_of(tmp_path: Path, start: Start, words: list[str]) -> None:
-    display = tmp_path if "unix" in words[1] else port_of_a_display()
-    argv = [QEMU, "-S", *(word.format(display) for word in words)]
-    argv += ["-qmp", f"unix:{tmp_path}/q,server=on,wait=off", "-qmp", f"unix:{tmp_path}/ours,server=on,wait=off"]
-    guest = start(argv, tmp_path / "q")
-
-    async def ask() -> list[Check]:
-        async with connect(tmp_path / "ours") as monitor:
-            return await process_state.displays(monitor, argv)
-
-    assert asyncio.run(ask()) == []
-    if "to=" in words[1]:
-        return  # which port was taken is not known
-    there = {"type": "unix", "path": f"{tmp_path}/elsewhere"}
-    guest("display-update", type="vnc", addresses=[there])
-    (check,) = asyncio.run(ask())
+    place = tmp_path if "unix" in words[1] else free_port() - FIRST_VNC
+    guest, argv = started(start, tmp_path, *(word.format(place) for word in words))
+    assert told(tmp_path, argv) == []
+    guest("display-update", type="vnc", addresses=[{"type": "unix", "path": f"{tmp_path}/elsewhere"}])
+    (check,) = told(tmp_path, argv)
     assert (check.name, check.verdict) == ("display-address", Verdict.WARN)
     assert f"{tmp_path}/elsewhere" in check.seen
 
 
-def port_of_a_display() -> int:
-    """A display whose port is free."""
-    with socket.socket() as found:
-        found.bind(("", 0))
-        port: int = found.getsockname()[1]
-    return port - FIRST_VNC
+@pytest.mark.guests
+def test_vnc_at_a_port_that_qemu_chose_is_not_warned_of(tmp_path: Path, start: Start) -> None:
+    _, argv = started(start, tmp_path, "-vnc", "127.0.0.1:0,to=900")
+    assert told(tmp_path, argv) == []
 
 
 @pytest.mark.guests
 def test_vnc_that_is_opened_to_every_address_is_warned_of(tmp_path: Path, start: Start) -> None:
-    display = port_of_a_display()
-    argv = [QEMU, "-S", "-vnc", f"127.0.0.1:{display}"]
-    argv += ["-qmp", f"unix:{tmp_path}/q,server=on,wait=off", "-qmp", f"unix:{tmp_path}/ours,server=on,wait=off"]
-    guest = start(argv, tmp_path / "q")
-    everywhere = {"type": "inet", "host": "0.0.0.0", "port": str(FIRST_VNC + display)}
-    guest("display-update", type="vnc", addresses=[everywhere])
-
-    async def ask() -> list[Check]:
-        async with connect(tmp_path / "ours") as monitor:
-            return await process_state.displays(monitor, argv)
-
-    (check,) = asyncio.run(ask())
-    assert check.seen.startswith(f"VNC at 0.0.0.0:{FIRST_VNC + display}")
+    port = free_port()
+    guest, argv = started(start, tmp_path, "-vnc", f"127.0.0.1:{port - FIRST_VNC}")
+    guest("display-update", type="vnc", addresses=[{"type": "inet", "host": "0.0.0.0", "port": str(port)}])
+    (check,) = told(tmp_path, argv)
+    assert check.seen.startswith(f"VNC at 0.0.0.0:{port}")
 
 
 @pytest.mark.guests

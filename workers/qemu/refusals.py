@@ -133,7 +133,7 @@ def _refused_device(option: Option) -> Iterator[Check]:
 
 
 def _refused_shared_memory(option: Option, private: Collection[str | None]) -> Iterator[Check]:
-    """`ivshmem-plain` alone names its memory; of others' devices QEMU says itself whether it can move them."""
+    """On memory that is not shared, QEMU says itself whether it can move the device: only as `master=on`."""
     if option.name == "device" and option.driver.startswith("ivshmem") and option.get("memdev") not in private:
         yield checks.machine.SHARED_MEMORY.of(option.text)
 

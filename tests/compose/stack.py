@@ -127,11 +127,12 @@ def up() -> Iterator[Stack]:
             stack = Stack(checkout, os.environ | _secrets() | {"DOCKER_HOST": address})
             subprocess.run([ROOT / "tests/compose/base_images.sh", folder], env=stack.environment, check=True)
             stack.docker("build", "--network", "host", "--tag", "drover", ".")
-            stack.compose("up", "--detach", "--no-build")
             try:
+                stack.compose("up", "--detach", "--no-build")
                 until("every service is well", stack.healthy, 180, every_s=1)
                 yield stack
             finally:
+                print(stack.compose("logs", "--no-color", "--tail", "50"))  # pytest shows it beside a failure
                 stack.compose("down", "--volumes", "--timeout", "1")
     finally:
         shutil.rmtree(folder, ignore_errors=True)

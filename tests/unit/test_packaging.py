@@ -86,3 +86,8 @@ def test_the_image_has_all_that_its_services_need() -> None:
     told = (ROOT / "Dockerfile").read_text()
     assert "('console', 'controller', 'flower')" in told
     assert "'.[console,controller,flower]'" in told
+
+
+def test_the_image_is_built_from_all_packages() -> None:
+    admitted = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{package}" for package in PACKAGES} <= set(admitted)

@@ -24,7 +24,7 @@ def found(*more: str, images: tuple[str, ...] = (), ours: Settings | None = None
     [
         "-netdev tap,id=n,ifname=t0",
         "-netdev tap,id=n,script=no,downscript=no",
-        "-netdev user,id=n,hostfwd=tcp::2222-:22,bootfile=/pxelinux.0",
+        "-netdev user,id=n,hostfwd=tcp::2222-:22,hostfwd=tcp::8080-:80,bootfile=/pxelinux.0",
         "-netdev bridge,id=n,br=br0",
         "-serial mon:unix:/srv/guests/web/serial,server=on",
         "-chardev socket,id=c,path=agent,abstract=on,server=on",
@@ -93,16 +93,133 @@ def test_usual_command_lines_are_allowed(words: str) -> None:
         (f"-drive file={OTHERS},backing.file.filename={OTHERS}", "none of the images"),
         (f"-drive if=none,backing.read-only=off,backing.file.filename={OTHERS}", "none of the images"),
         ("-run-with user=postgres", "that user"),
+        ("-runas postgres", "that user"),
+        ("-netdev tap,id=n,script=no,downscript=/x", "it would start /x"),
+        ("-chardev file,id=c,path=/srv/guests/web/c,input-path=/srv/guests/web/x", "read a file of the host"),
+        ("-chardev file,id=c,path=/usr/share/x", "/usr/share/x is outside"),
+        ("-drive if=pflash,format=raw,file=/usr/share/OVMF/OVMF_VARS.fd", "OVMF_VARS.fd is outside"),
+        ("-object memory-backend-file,id=m,size=1M,mem-path=/usr/share/x", "/usr/share/x is outside"),
+        ("-object memory-backend-file,id=m,size=1M,mem-path=/dev/shm/../../etc/x", "is outside"),
+        (f"-drive if=none,id=x,readonly=on,file.read-only=off,file.filename={OTHERS}", "none of the images"),
+        (f"-drive if=none,id=x,media=cdrom,readonly=off,file={OTHERS}", "none of the images"),
+        (f"-drive if=none,backing.readonly=off,backing.file.filename={OTHERS}", "none of the images"),
+        ("-object pr-manager-helper,id=p,path=/srv/guests/web/p", "is not allowed"),
+        ("-object vhost-user-backend,id=v,chardev=c", "is not allowed"),
+        ("-device vhost-user-blk-pci,chardev=c", "is not allowed"),
+        ("-chardev socket,id=m,host=0.0.0.0,port=1,server=on -mon chardev=m", "the network may reach this monitor"),
+        ("-chardev null,id=m,backend=socket,host=0.0.0.0,port=1,server=on -mon chardev=m", "the network may reach"),
+        ("-monitor tcp:127.0.0.1:1,host=0.0.0.0,server=on", "the network may reach this monitor"),
+        ("-serial mon:unix:/srv/guests/web/m,server=on,backend=socket,host=::", "the network may reach this monitor"),
+        ("-chardev null,id=m,id=n -mon chardev=m", "`id` is there twice"),
+        ("-chardev null,id=m,backend=null", "`backend` is there twice"),
+        ("-drive id=x,file=json:{'driver':'raw','size':1}", "its JSON is not understood"),
+        ("-blockdev {", "its JSON is not understood"),
+        ("-monitor udp:127.0.0.1:1", "the network may reach this monitor"),
     ],
 )
 def test_what_reaches_beyond_the_guest_is_not(words: str, why: str) -> None:
     assert any(why in sentence for sentence in found(*words.split(" ")))
 
 
-def test_a_display_without_a_monitor_of_its_own_shows_qemus() -> None:
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-machine q35,kernel=x",
+        "-chardev file,id=c,path=x.log",
+        "-chardev null,id=c,logfile=x.log",
+        "-chardev pty,id=c,path=x",
+        "-chardev udp,id=c,localpath=x",
+        "-blockdev driver=file,node-name=n,filename=x.raw",
+        "-object memory-backend-file,id=m,size=1M,mem-path=x",
+        "-object memory-backend-file,id=m,size=1M,mem_path=x",
+        "-object tls-creds-x509,id=t,endpoint=server,dir=x",
+        "-object input-linux,id=i,evdev=x",
+        "-device virtio-net-pci,romfile=../x",
+        "-device vhost-vdpa-device-pci,vhostdev=x",
+        "-machine q35,firmware=../x",
+        "-machine q35,initrd=x",
+        "-machine q35,shim=x",
+        "-machine q35,dtb=x",
+        "-device ccid-card-emulated,backend=certificates,db=x",
+        "-run-with chroot=x",
+        "-display egl-headless,rendernode=x",
+        "-boot splash=x.jpg",
+        "-trace events=x",
+        "-spice port=1,x509-dir=x",
+        "-spice port=1,x509-cert-file=x",
+        "-spice port=1,x509-key-file=x",
+        "-spice port=1,x509-cacert-file=x",
+        "-spice port=1,x509-dh-key-file=x",
+    ],
+)
+def test_a_path_that_depends_on_where_qemu_is_started_is_refused(words: str) -> None:
+    assert any("is no absolute path" in sentence for sentence in found(*words.split(" ")))
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (f"-drive if=none,id=x,readonly=on,file={OTHERS} -set drive.x.readonly=off", "none of the images"),
+        (f"-drive if=none,id=x,file=/srv/guests/web/d -set drive.x.file={OTHERS}", f"{OTHERS} is none of the images"),
+        ("-chardev null,id=m -mon chardev=m -set chardev.m.backend=socket -set chardev.m.host=::", "the network may"),
+        ("-chardev socket,id=m,host=::1,port=1,server=on -mon m -set chardev.m.host=0.0.0.0", "the network may reach"),
+        ("-chardev socket,id=c,path=/srv/guests/web/c,server=on -set chardev.c.server=off", "it would connect to"),
+        ("-netdev tap,id=n -set netdev.n.script=/x", "it would start /x"),
+        ("-qmp tcp:127.0.0.1:1,server=on -set chardev.compat_monitor0.host=::", "nothing on its command line has"),
+    ],
+)
+def test_what_is_set_afterwards_counts(words: str, why: str) -> None:
+    assert any(why in sentence for sentence in found(*words.split(" ")))
+
+
+def test_a_device_may_be_set_afterwards() -> None:
+    words = "-set device.vd.bus=b -device virtio-blk-pci,id=vd -set device.vd.serial=a,b -set device.vd.bootindex=1"
+    assert found(*words.split(" ")) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        ("-netdev tap,id=n", ["/etc/qemu-ifup", "/etc/qemu-ifdown"]),
+        ("-netdev tap,id=n,script=no", ["/etc/qemu-ifdown"]),
+        ("-nic tap,downscript=no", ["/etc/qemu-ifup"]),
+        ("-netdev bridge,id=n,br=br0", ["/usr/lib/qemu/qemu-bridge-helper"]),
+        ("-netdev tap,id=n,script=no,downscript=no", []),
+        ("-netdev tap,id=n,fd=3", []),
+        ("-netdev tap,id=n,fds=3:4", []),
+        ("-netdev tap,id=n,helper=/x", ["/x"]),
+        ("-netdev bridge,id=n,helper=/x", ["/x"]),
+    ],
+)
+def test_what_qemu_starts_for_a_network_by_itself_has_to_be_allowed_too(
+    tmp_path: Path, words: str, starts: list[str]
+) -> None:
+    file = tmp_path / "policy.toml"
+    file.write_text("programs = []\n")
+    ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=file)
+    sentences = found(*words.split(" "), ours=ours)
+    assert [sentence.split("it would start ")[1].split(" or ")[0].split(",")[0] for sentence in sentences] == starts
+
+
+@pytest.mark.parametrize(
+    ("words", "shows"),
+    [
+        ("-vnc :1", True),
+        ("-vnc unix:/srv/guests/web/vnc", False),
+        ("-vnc unix:/srv/guests/web/vnc,vnc=:1", True),
+        ("-vnc none", False),
+        ("-display vnc=:1", True),
+        ("-display spice-app", True),
+        ("-display dbus", True),
+        ("-display type=dbus", True),
+        ("-display gtk", False),
+        ("-spice port=1", True),
+    ],
+)
+def test_a_display_without_a_monitor_of_its_own_shows_qemus(words: str, shows: bool) -> None:
     ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=Path("/nonexistent"))
-    [sentence] = violations(["/usr/bin/qemu-system-x86_64", "-vnc", ":1"], policy.of(ours), ())
-    assert "its display shows QEMU's own monitor" in sentence
+    sentences = violations(["/usr/bin/qemu-system-x86_64", *words.split(" ")], policy.of(ours), ())
+    assert any("its display shows QEMU's own monitor" in sentence for sentence in sentences) is shows
 
 
 def test_an_image_that_is_made_for_the_guest_may_be_written() -> None:
@@ -111,9 +228,11 @@ def test_an_image_that_is_made_for_the_guest_may_be_written() -> None:
 
 def test_the_policy_adds_what_is_allowed(tmp_path: Path) -> None:
     file = tmp_path / "policy.toml"
-    file.write_text('folders = ["/vm"]\nread = ["/kernels"]\nprograms = ["/x"]\nusers = ["vm"]\noptions = ["gdb"]\n')
+    lists = 'folders = ["/vm"]\nread = ["/kernels"]\nprograms = ["/x"]\nusers = ["vm"]\noptions = ["gdb", "plugin"]\n'
+    file.write_text(lists)
     ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=file)
-    words = "-kernel /kernels/a -netdev tap,script=/x -runas vm -gdb tcp::1 -chardev file,id=c,path=/vm/a"
+    words = "-kernel /kernels/a -netdev tap,script=/x,downscript=/x -runas vm -gdb tcp::1 -plugin /x.so "
+    words += "-chardev file,id=c,path=/vm/a"
     assert [one for one in found(*words.split(" "), ours=ours) if "/srv/guests" not in one] == []
 
 
@@ -143,6 +262,7 @@ def test_the_workers_own_folder_is_no_place_for_guests(tmp_path: Path) -> None:
     [
         ("", 0o666, "could be written by others"),
         ("folders = [", 0o644, "is no TOML"),
+        ('read = ["/usr/share/../../etc"]', 0o644, "an absolute path without"),
         ("folder = []", 0o644, "folder is unknown here"),
         ('folders = ["vm"]', 0o644, "an absolute path"),
         ('[hosts]\none = "x"', 0o644, "the public key of a host is wanted"),
@@ -166,10 +286,15 @@ def test_a_policy_that_is_not_understood_allows_nothing(tmp_path: Path, text: st
         "-netdev stream,id=n,addr.type=unix,addr.path=/srv/guests/other/qmp",
         "-nic stream,addr.type=unix,addr.path=/srv/guests/other/qmp",
         "-netdev dgram,id=n,local.type=inet,remote.type=unix,remote.path=/srv/guests/other/qmp",
+        "-chardev backend=socket,id=c,path=/srv/guests/other/qmp",
+        "-serial unix:/srv/guests/mine,path=/srv/guests/other/qmp",
+        "-audiodev pa,id=a,server=unix:/srv/guests/other/qmp",
+        "-display dbus,addr=unix:path=/srv/guests/other/qmp",
     ],
 )
 def test_a_guest_is_not_connected_to_sockets_of_others(words: str) -> None:
-    assert any("does not list under `sockets`" in sentence for sentence in found(*words.split(" ")))
+    sentences = found(*words.split(" "))
+    assert any("/srv/guests/other/qmp, which its policy does not list" in sentence for sentence in sentences)
 
 
 def test_the_policy_names_sockets_of_others(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ def test_a_tap_by_name_that_qemu_could_not_open_is_told_beforehand(there: Any) -
 
 def test_a_bridge_and_the_programs_of_networks_are_looked_for(there: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(networks, "ACCESS", tmp_path / "bridge.conf")
-    monkeypatch.setattr(networks, "HELPERS", ("/bin/true", "/none"))
+    monkeypatch.setattr(networks, "BRIDGE_HELPERS", ("/bin/true", "/none"))
     assert "there is no bridge br1 here" in there(lambda: missing("-nic", "bridge,br=br1"))
     assert "does not allow the bridge br0" in there(lambda: missing("-netdev", "bridge,id=n"))
     networks.ACCESS.write_text("# ours\nallow br0\n")

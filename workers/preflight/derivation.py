@@ -37,7 +37,7 @@ from workers.qemu import known_bugs, program
 from workers.qemu.command_line import destination_command_line
 from workers.qemu.disks import FORMATS
 from workers.qemu.image_options import Fit, fitted
-from workers.qemu.options import command_words, parse_command_line
+from workers.qemu.options import command_words, parse_command_line, settled
 from workers.qemu.permissions import violations, written
 from workers.qemu.present_media import without_backing_files
 from workers.qemu.refusals import refused_options
@@ -138,7 +138,7 @@ def _forbidden(
     """What no QEMU may be started with here. The policy is not asked about what no host can start."""
     handed = execution.descriptors(seen.started_as)
     against = refused_options(argv, source_root=str(ours.guest_root), images=images, descriptors=handed)
-    left = command_words(option for option in parse_command_line(argv) if option not in against)
+    left = command_words(option for option in settled(parse_command_line(argv)) if option not in against)
     forbidden = violations([argv[0], *left], rules, images, spoken_to)
     return [
         *checks.at_destination(chained.from_iterable(against.values())),

@@ -12,12 +12,9 @@ from workers.preflight import checks
 from workers.process import taps
 from workers.process.exec_qemu import VHOST_NET
 from workers.process.taps import Link, kind
-from workers.qemu.options import NETWORKS, Option, parse_command_line
+from workers.qemu.options import BRIDGE_HELPERS, IFUP, NETWORKS, Option, parse_command_line
 
-SCRIPT = "/etc/qemu-ifup"
-"""What QEMU runs for a tap that names nothing else."""
 BRIDGE = "br0"
-HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
 ACCESS = Path("/etc/qemu/bridge.conf")
 """Which bridges the helper may join anybody to."""
 
@@ -61,13 +58,13 @@ def _bridge(option: Option, present: Mapping[str, Link]) -> Iterator[Check]:
     if not os.access(helper, os.X_OK):
         seen = f"{option.text}: there is no program {helper} here, which joins it to its bridge"
         yield checks.network.NO_NETWORK.found(seen, remedy="install it (Debian's qemu-system-common holds it)")
-    elif helper in HELPERS and not _may_join(bridge):
+    elif helper in BRIDGE_HELPERS and not _may_join(bridge):
         seen = f"{option.text}: {ACCESS} here does not allow the bridge {bridge}"
         yield checks.network.NO_NETWORK.found(seen, remedy=f"add a line `allow {bridge}` to it")
 
 
 def _helper() -> str:
-    return next((path for path in HELPERS if os.access(path, os.X_OK)), HELPERS[0])
+    return next((path for path in BRIDGE_HELPERS if os.access(path, os.X_OK)), BRIDGE_HELPERS[0])
 
 
 def _may_join(bridge: str) -> bool:
@@ -85,7 +82,7 @@ def _may_join(bridge: str) -> bool:
 
 def _tap(option: Option, present: Mapping[str, Link], user: str) -> Iterator[Check]:
     script, name = option.get("script"), option.get("ifname")
-    script = {None: SCRIPT, "no": ""}.get(script, script)
+    script = {None: IFUP, "no": ""}.get(script, script)
     if script and not os.access(script, os.X_OK):
         seen = f"{option.text}: there is no program {script} here, which joins its tap to a network"
         yield checks.network.NO_NETWORK.found(seen, remedy="put it there")

@@ -58,6 +58,11 @@ FLOPPIES = words_of("floppy isa-fdc")
 NETWORKS = words_of("netdev nic net")
 """Options that make a network of the host or a card of the guest."""
 
+IFUP, IFDOWN = "/etc/qemu-ifup", "/etc/qemu-ifdown"
+"""What QEMU runs for a tap that names nothing else, at its beginning and at its end."""
+BRIDGE_HELPERS = ("/usr/lib/qemu/qemu-bridge-helper", "/usr/libexec/qemu-bridge-helper")
+"""What it runs for a bridge: where it is was decided when QEMU was built."""
+
 _HARD_DISK = "index={},media=disk"
 SHORTHANDS = {
     "": _HARD_DISK.format(0),
@@ -145,7 +150,8 @@ class Option:
         """Of a device, network or character device: which one it is."""
         pairs = self.pairs()
         first = pairs[0][1] if pairs and pairs[0][0] is None else ""
-        return self.get("driver") or self.get("type") or first
+        named = self.get("backend") if self.name == "chardev" else self.get("driver") or self.get("type")
+        return named or first
 
     @property
     def kind(self) -> str:
@@ -256,6 +262,20 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Option, ...]:
         else:
             options.append(Option(word=word, value=next(rest, None)))
     return tuple(options)
+
+
+def settled(options: Sequence[Option]) -> tuple[Option, ...]:
+    """With what each `-set GROUP.ID.KEY=VALUE` changes of them; one that changes none of these stays as it is."""
+    left = dict(enumerate(options))
+    places = {(option.name, option.get("id")): place for place, option in left.items()}
+    for place, option in enumerate(options):
+        group, _, rest = (option.value or "").partition(".")
+        name, _, word = rest.partition(".")
+        key, _, value = word.partition("=")
+        if option.name == "set" and (changed := places.get((group, name))) is not None:
+            left[changed] = left[changed].without(key).having(key, value)
+            del left[place]
+    return tuple(left.values())
 
 
 def command_words(options: Iterable[Option]) -> list[str]:

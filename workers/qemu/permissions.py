@@ -6,14 +6,17 @@ start, and a monitor that the network reaches: whoever has QEMU's monitor can ha
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from workers.qemu.options import (
+    BRIDGE_HELPERS,
     CHANNELS_AND_GDB,
     GUEST_KEYS,
     GUEST_TEXT,
+    IFDOWN,
+    IFUP,
     IMAGES,
     MEMORY_FOLDERS,
     MONITORS,
@@ -23,6 +26,8 @@ from workers.qemu.options import (
     Option,
     leaf,
     parse_command_line,
+    parse_options,
+    settled,
     words_of,
 )
 
@@ -66,6 +71,24 @@ KNOWN = words_of(
 """`-id` is Proxmox's own: the number of the guest."""
 NETWORK_KINDS = words_of("user tap bridge hubport socket stream dgram l2tpv3 none nic")
 PROGRAM_KEYS = words_of("script downscript helper")
+PROGRAMS_BY_DEFAULT: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "tap": {"script": [IFUP], "downscript": [IFDOWN]},
+    "bridge": {"helper": BRIDGE_HELPERS},
+}
+"""{kind of network: {key: what QEMU starts where it is not given, the one that is there}}"""
+SEVERAL_TIMES = words_of("hostfwd guestfwd dnssearch")
+"""Keys of which QEMU takes every one."""
+FIRST_KEYS = {
+    "audiodev": "driver",
+    "chardev": "backend",
+    "display": "type",
+    "mon": "chardev",
+    "netdev": "type",
+    "nic": "type",
+    "vnc": "vnc",
+}
+"""{option: the key that its first word has}"""
+INSTEAD_OF_SCRIPTS = words_of("helper fd fds")
 FORBIDDEN_KEYS = {
     "smb": "it would start a file server",
     "dumpdtb": "it would write a file and end",
@@ -109,7 +132,10 @@ def violations(
         images: the disks that are made for the guest here: no other image may be opened for writing.
         spoken_to: sockets of programs that are started for the guest here.
     """
-    options = parse_command_line(argv)
+    words = parse_command_line(argv)
+    if no_json := [option for option in words if not _is_understood(option)]:
+        return [f"{option.text}: its JSON is not understood" for option in no_json]
+    options = settled(words)
     found: dict[str, None] = {}
     for option in options:
         if option.name in rules.options:
@@ -122,10 +148,29 @@ def violations(
     return [f"{sentence}, see {rules.name} there" for sentence in found]
 
 
+def _is_understood(option: Option) -> bool:
+    try:
+        tuple(option.leaves())
+    except ValueError:
+        return False  # no JSON
+    return True
+
+
+def _twice(option: Option) -> set[str]:
+    """Keys of which nobody can be sure whether QEMU takes the first or the last: that differs by option."""
+    named = [key or FIRST_KEYS.get(option.name) for key, _ in option.pairs()[:1]]
+    named += [key for key, _ in option.pairs()[1:]]
+    return {key for key, number in Counter(named).items() if number > 1 and key and key not in SEVERAL_TIMES}
+
+
 def _option(option: Option, rules: Rules) -> Iterator[str]:
     """Options, kinds of objects and devices that nobody has looked at."""
     if option.name not in KNOWN:
         yield f"{option.text} is not among the options that its policy allows"
+    for key in _twice(option):
+        yield f"{option.text}: `{key}` is there twice"
+    if option.name == "set":
+        yield f"{option.text}: nothing on its command line has that name"
     if option.name == "incoming" and option.value != "defer":
         yield f"{option.text}: only a move brings a guest in"
     if option.name in {"object", "device"} and option.kind.startswith(FORBIDDEN_OBJECTS):
@@ -139,8 +184,11 @@ def _network(option: Option, rules: Rules) -> Iterator[str]:
     if kind and kind not in NETWORK_KINDS:
         yield f"{text}: this kind of network is not allowed by its policy"
     named = {key for key, _ in option.leaves()}
-    if kind == "tap" and not named & {"script", "helper", "fd", "fds"} and not rules.may_start("/etc/qemu-ifup"):
-        yield f"{text}: it would start /etc/qemu-ifup, which its policy does not allow"
+    if named & INSTEAD_OF_SCRIPTS:
+        return
+    for key, programs in PROGRAMS_BY_DEFAULT.get(kind, {}).items():
+        if key not in named and not any(rules.may_start(program) for program in programs):
+            yield f"{text}: it would start {' or '.join(programs)}, which its policy does not allow"
 
 
 def _programs(option: Option, rules: Rules) -> Iterator[str]:
@@ -260,6 +308,8 @@ def _kinds(option: Option, behind: dict[str | None, Option]) -> Iterator[str]:
 
 def _kind(value: str, behind: dict[str | None, Option]) -> str:
     kind, _, rest = value.partition(":")
+    if {"backend", "host"} & {key for key, _ in parse_options(value)}:
+        return "tcp"  # that counts, and not what it begins with
     if kind != "chardev":
         return "local" if kind in _OF_NETWORK and _LOOPBACK.match(rest) else re.split("[,:]", value, maxsplit=1)[0]
     chardev = behind.get(rest.partition(",")[0])
@@ -274,8 +324,9 @@ def _shows_consoles(option: Option) -> bool:
     """A display in which somebody elsewhere may choose QEMU's own consoles, the monitor among them."""
     value = option.value or ""
     if option.name == "vnc":
-        return not value.startswith(("unix:", "none"))
-    return option.name == "spice" or (option.name == "display" and value.startswith(("vnc", "spice", "dbus")))
+        return not (option.get("vnc") or value).startswith(("unix:", "none"))
+    shown = value.startswith("vnc") or option.driver.startswith(("spice", "dbus"))
+    return option.name == "spice" or (option.name == "display" and shown)
 
 
 def _sockets(option: Option, rules: Rules, spoken_to: Collection[str]) -> Iterator[str]:
@@ -297,6 +348,11 @@ def _connected(option: Option) -> Iterator[str]:
         yield from (value for key, value in option.leaves() if key == "path")
     elif option.name in CHANNELS_AND_GDB and (option.value or "").removeprefix("mon:").startswith("unix:"):
         yield str(_path(option, option.pairs()[0][1]))
+        yield from (value for key, value in option.pairs() if key == "path")
+    elif option.name == "display" and kind == "dbus":
+        yield from (value for key, value in option.pairs() if key == "addr")
+    elif option.name == "audiodev" and kind == "pa":
+        yield from (value.removeprefix("unix:") for key, value in option.leaves() if key == "server" and "/" in value)
 
 
 class Made(NamedTuple):

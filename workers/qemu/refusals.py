@@ -15,6 +15,7 @@ from workers.qemu.options import (
     STANDARD_STREAMS,
     Option,
     parse_command_line,
+    settled,
     spelled_out,
     words_of,
 )
@@ -89,7 +90,7 @@ def refused_options(
     `descriptors` are those of taps, likewise.
     """
     found = {}
-    options = parse_command_line(argv)
+    options = settled(parse_command_line(argv))
     private = {option.get("id") for option in options if _is_private_memory(option)}
     for written in options:
         option = spelled_out(written)

@@ -17,6 +17,7 @@ from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.contracts import Many, Part, first_fault
 from models.storage import GUESTS
+from workers.qemu.options import BRIDGE_HELPERS, IFDOWN, IFUP
 
 SYSTEM_FOLDERS = tuple(
     Path("/", name)
@@ -50,13 +51,7 @@ USUAL_FOLDERS = tuple(
 RUNTIME = re.compile(r"/(?:var/)?run/[A-Za-z0-9_.-]+\.(?:qmp|sock|socket|pid)")
 """Likewise sockets and pidfiles right in `/run`."""
 FIRMWARE = tuple(Path("/", name) for name in ("boot", "usr/lib", "usr/libexec", "usr/local/share", "usr/share"))
-PROGRAMS = tuple(
-    Path("/", name)
-    for name in (
-        *("etc/qemu-ifup", "etc/qemu-ifdown"),
-        *("usr/lib/qemu/qemu-bridge-helper", "usr/libexec/qemu-bridge-helper"),
-    )
-)
+PROGRAMS = tuple(map(Path, (IFUP, IFDOWN, *BRIDGE_HELPERS)))
 """What QEMU starts by itself for a tap or a bridge."""
 PUBLIC_KEY = re.compile("[A-Za-z0-9+/]{43}=")
 

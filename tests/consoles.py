@@ -23,9 +23,10 @@ from models.database import transaction
 from models.documents import Downtime, Health, Hook, RamProgress, Window
 from models.drain import Drain, DrainGuest, DrainKind, DrainState, GuestState, SubmittedPlan
 from models.guest import Guest
-from models.job import DOWNTIME_PHASES, Job, JobState, Side, StepState, record_event
+from models.job import DOWNTIME_PHASES, Attempt, Job, JobState, Side, StepState, record_event
 from models.roll import HookRun, Roll, RollHost, RollHostState, RollState
 from models.sample import Sample
+from models.transitions import Direction
 from tests import factories
 from tests.factories import GB, MB
 from tests.helpers import until
@@ -136,7 +137,7 @@ def moved(guest: str, to: str, begun: datetime, *, took_s: float, downtime_ms: f
             disk.bytes_copied = disk.bytes_total
             disk.ready_at = sync.started_at + timedelta(seconds=took_s / len(job.steps) / 2)
         session.flush()
-        session.add_all(_samples(job.id, begun, took_s))
+        session.add_all([*_samples(job.id, begun, took_s), *_attempts(job)])
         record_event(session, job.id, by="controller", action=JobState.RUNNING, sentence="the controller admits it")
         record_event(session, job.id, by=to, action=JobState.DONE, sentence=f"{guest} runs on {to}")
         return job.id
@@ -159,6 +160,20 @@ def _all_steps(job: Job, begun: datetime, took_s: float) -> None:
         step.finished_at = step.started_at + timedelta(seconds=took_s / len(job.steps))
 
 
+def _attempts(job: Job) -> Iterator[Attempt]:
+    """One at each step that was begun."""
+    for step in job.steps:
+        if step.started_at is not None:
+            yield Attempt(
+                job_id=job.id,
+                token=step.seq,
+                seq=step.seq,
+                direction=Direction.DO,
+                owner=step.host,
+                started_at=step.started_at,
+            )
+
+
 def copying(guest: str, to: str, begun: datetime, share: float, **columns: object) -> int:
     """A job whose disk is copied, to this share; all of it is in sync."""
     with transaction() as session:
@@ -175,6 +190,7 @@ def copying(guest: str, to: str, begun: datetime, share: float, **columns: objec
             disk.bytes_copied = int(share * disk.bytes_total)
             disk.ready_at = begun + timedelta(minutes=4) if share >= 1 else None
         session.flush()
+        session.add_all(_attempts(job))
         record_event(session, job.id, by="controller", action=JobState.RUNNING, sentence="the controller admits it")
         return job.id
 

@@ -41,7 +41,7 @@ class Person:
 
 def operator(name: str = "") -> Person:
     """Whoever enters commands on a machine that has the database: nothing is denied them here."""
-    return Person(name, Scope.APPROVE, "command line")
+    return Person(name, Scope.APPROVE, f"{name} (command line)" if name else "command line")
 
 
 @dataclass(frozen=True, kw_only=True)

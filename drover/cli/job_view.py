@@ -14,7 +14,7 @@ from models.job import Job, JobState, Step
 from workers.convergence import ACTIONS
 from workflows import policies
 
-TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "WAITS FOR")
+TITLES = ("JOB", "GUEST", "FROM", "TO", "STATE", "STEP", "COPIED", "DOWNTIME", "TIME", "REMARK")
 
 
 def listed(wanted: Wanted, *, as_json: bool) -> None:
@@ -55,7 +55,7 @@ def _print(shot: Snapshot, warnings: list[str]) -> None:
     if job.error:
         output.say(f"  {serializers.public(job.error)}")
     if job.wait_reason:
-        output.say(f"  it waits: {serializers.public(job.wait_reason)}")
+        output.say(f"  {serializers.public(job.wait_reason)}")
     for warning in warnings:
         output.note(f"warning: {warning}")
     output.say(
@@ -159,4 +159,4 @@ def explain(job_id: int, *, as_json: bool) -> None:
     for event in told["events"]:
         output.say(f"{event['at']}  {event['sentence']}  ({event['by']})")
     if told["wait_reason"]:
-        output.say(f"it waits: {told['wait_reason']}")
+        output.say(f"now: {told['wait_reason']}")

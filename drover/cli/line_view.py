@@ -58,7 +58,7 @@ def _facts(shot: Snapshot, bars: list[Bar]) -> dict[str, tuple[str, str]]:
             facts[bar.label] = (text, text)
         elif bar.done_bytes:
             text = f"{bar.label}: {bar.percent} % of {size(bar.total_bytes)}"
-            facts[bar.label] = (text, f"{text} ({pace(bar)})")
+            facts[bar.label] = (text, text if bar.ended else f"{text} ({pace(bar)})")
     return facts
 
 

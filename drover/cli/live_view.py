@@ -64,14 +64,20 @@ def _steps(shot: Snapshot) -> Table:
 
 
 def _bars(bars: Sequence[Bar]) -> Table:
+    """Where the terminal is narrow it is the bar that is shorter."""
     lines = Table.grid(padding=(0, 2))
+    lines.add_column(no_wrap=True)
+    lines.add_column(max_width=BAR_WIDTH)
+    for _ in range(3):
+        lines.add_column(no_wrap=True)
+    lines.add_column()
     for bar in bars:
         lines.add_row(
             cell(f"  {bar.label}"),
-            ProgressBar(total=1.0, completed=bar.fraction, width=BAR_WIDTH),
+            ProgressBar(total=1.0, completed=bar.fraction),
             Text(f"{bar.percent} %", justify="right"),
             Text(f"{size(bar.done_bytes)} of {size(bar.total_bytes)}"),
-            Text("" if bar.complete else pace(bar)),
+            Text("" if bar.ended else pace(bar)),
             Text(escaped(bar.note), style="dim"),
         )
     return lines

@@ -43,7 +43,7 @@ def of_job(job_id: int) -> dict[str, Any]:
         "copy_rate": estimates.copy_rate(job, shot.at),
         "copy_limit": estimates.copy_limit(job),
         "timeline": timeline.of_job(job, shot.at),
-        "line": timeline.line(job, shot.at),
+        "line": timeline.line(job, queries.attempts([job_id])[job_id], shot.at),
         "charts": curves.charts(queries.samples(job_id)),
         "looked_at": sentences.looked_at(job),
         "events": queries.events(job_id),

@@ -199,7 +199,7 @@ def report_of_job(job_id: int) -> Document:
                 "started_at": serializers.iso(bar.begun),
                 "finished_at": serializers.iso(bar.ended),
             }
-            for bar in timeline.line(shot.job, shot.at).bars
+            for bar in timeline.line(shot.job, queries.attempts([job_id])[job_id], shot.at).bars
         ],
         "samples": list(map(serializers.sample_document, queries.samples(job_id))),
         "events": explanation(job_id)["events"],

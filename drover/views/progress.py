@@ -21,6 +21,8 @@ class Bar:
     total_bytes: int
     bytes_per_s: float
     complete: bool
+    ended: bool = False
+    """Nothing more of it is sent: it is complete, or its job does not go on."""
     note: str = ""
 
     @property
@@ -38,7 +40,7 @@ class Bar:
     @property
     def eta_s(self) -> float | None:
         """Seconds left at the present rate, if there is one."""
-        if self.complete or self.bytes_per_s <= 0:
+        if self.ended or self.bytes_per_s <= 0:
             return None
         return max(self.total_bytes - self.done_bytes, 0) / self.bytes_per_s
 
@@ -69,17 +71,20 @@ class Progress:
     def bars(self, shot: Snapshot) -> list[Bar]:
         """One per disk, and one for the RAM as soon as it moves."""
         now = shot.at.timestamp()
-        bars = [self._disk(disk, now, carried=_carried(shot.job)) for disk in shot.job.disks]
+        carried, going = _carried(shot.job), shot.job.state is JobState.RUNNING
+        bars = [self._disk(disk, now, carried=carried, going=going) for disk in shot.job.disks]
         return bars + ([_ram(shot.job)] if shot.job.ram else [])
 
-    def _disk(self, disk: Disk, now: float, *, carried: bool) -> Bar:
+    def _disk(self, disk: Disk, now: float, *, carried: bool, going: bool) -> Bar:
         meter = self._meters.setdefault(disk.index, Meter())
+        complete = disk.ready_at is not None or carried
         return Bar(
             label=f"disk {disk.index}",
             done_bytes=disk.bytes_done,
             total_bytes=disk.bytes_size,
             bytes_per_s=meter.rate(now, disk.bytes_copied),
-            complete=disk.ready_at is not None or carried,
+            complete=complete,
+            ended=complete or not going,
             note=_note(disk),
         )
 
@@ -102,5 +107,6 @@ def _ram(job: Job) -> Bar:
         total_bytes=ram.total,
         bytes_per_s=ram.bytes_per_s,
         complete=_carried(job),
+        ended=_carried(job) or job.state is not JobState.RUNNING,
         note=f"pass {ram.passes}" if ram.passes else "",
     )

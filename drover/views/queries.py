@@ -14,7 +14,7 @@ from models import kept_images, refusal, sample
 from models.database import transaction
 from models.event_action import EventAction
 from models.guest import Guest
-from models.job import Event, Job, JobState, unfinished
+from models.job import Attempt, Event, Job, JobState, unfinished
 from models.sample import Sample
 from models.webhook import Delivery
 from workflows import not_there, outages, wait_reasons
@@ -181,6 +181,16 @@ def samples(job_id: int) -> list[Sample]:
     query = select(Sample).where(Sample.job_id == job_id).order_by(Sample.at).limit(2 * sample.MOST)
     with transaction() as session:
         return list(session.scalars(query))
+
+
+def attempts(numbers: Collection[int]) -> dict[int, list[Attempt]]:
+    """{job: every attempt at its steps}, in their order."""
+    query = select(Attempt).where(Attempt.job_id.in_(numbers)).order_by(Attempt.token)
+    found: dict[int, list[Attempt]] = {number: [] for number in numbers}
+    with transaction() as session:
+        for attempt in session.scalars(query):
+            found[attempt.job_id].append(attempt)
+    return found
 
 
 def delivery(*, job_id: int | None = None, drain_id: int | None = None, roll_id: int | None = None) -> Delivery | None:

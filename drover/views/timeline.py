@@ -5,19 +5,19 @@ import heapq
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Generic, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.orm import selectinload
 
+from drover.views import queries
 from drover.views.drain_queries import DrainShot, Row
-from drover.views.queries import PUBLIC
 from drover.views.rolls import HostRow, RollShot
 from models.database import transaction
 from models.documents import Window
 from models.drain import GuestState
-from models.job import Job, JobState, Side, Step, StepState
+from models.job import Attempt, Job, JobState, Side
+from models.transitions import Direction
 from workflows import schedule
 from workflows.migration.links import StepName
 
@@ -85,9 +85,9 @@ class Timeline(Axis, Generic[About]):
     """Of each guest or host what was, and when the rest is expected."""
 
 
-def line(job: Job, now: datetime) -> Line:
-    """One job that has its steps and disks."""
-    return Line(bars=_bars(_starts(job), job.finished_at or now), paused_at=_stopped_at(job))
+def line(job: Job, tries: Sequence[Attempt], now: datetime) -> Line:
+    """One job that has its steps and disks, with all attempts at those."""
+    return Line(bars=_bars(_starts(job, tries), job.finished_at or now), paused_at=_stopped_at(job))
 
 
 def _stopped_at(job: Job) -> datetime | None:
@@ -107,40 +107,31 @@ def _bars(begun: Iterable[tuple[Part, datetime | None]], until: datetime) -> lis
     ]
 
 
-def _starts(job: Job) -> Iterator[tuple[Part, datetime | None]]:
+def _starts(job: Job, tries: Sequence[Attempt]) -> Iterator[tuple[Part, datetime | None]]:
     """When each part began, in their order; None: it has not."""
     yield Part.PREPARATION, job.started_at
     ready = [disk.ready_at for disk in job.disks]
     in_sync = max((at for at in ready if at is not None), default=None) if None not in ready else None
-    copying, sending, cleaning = (
-        step.started_at if step is not None else None
-        for step in map(partial(_step, job), (StepName.MIRROR_DISKS, StepName.MIGRATE_RAM, StepName.CLEANUP))
-    )
+    back = job.state in {JobState.ROLLING_BACK, JobState.ROLLED_BACK}
+    turned = _first(each for each in tries if back and each.direction == Direction.ROLLBACK)
+    yield Part.COPY, _begun(job, StepName.MIRROR_DISKS, tries)
+    yield Part.IN_SYNC, in_sync
+    yield Part.RAM, _begun(job, StepName.MIGRATE_RAM, tries)
     stopped = _stopped_at(job)
-    after = stopped if stopped is not None and job.committed_at is not None else cleaning
-    turned = _turned_at(job)
-    for part, at in (
-        (Part.COPY, copying),
-        (Part.IN_SYNC, in_sync),
-        (Part.RAM, sending),
-        (Part.REST, after),
-    ):
-        yield part, at if at is None or turned is None or at < turned else None
+    if turned is None:
+        gone = stopped is not None and job.committed_at is not None
+        yield Part.REST, stopped if gone else _begun(job, StepName.CLEANUP, tries)
     yield Part.ROLLBACK, turned
 
 
-def _step(job: Job, name: StepName) -> Step | None:
-    return next((step for step in job.steps if step.name == name and step.side is Side.SOURCE), None)
+def _begun(job: Job, name: StepName, tries: Sequence[Attempt]) -> datetime | None:
+    """When this step at the source was begun: the times in a step itself are those of its rollback once that began."""
+    at_source = {step.seq for step in job.steps if step.name == name and step.side is Side.SOURCE}
+    return _first(each for each in tries if each.seq in at_source and each.direction == Direction.DO)
 
 
-ROLLED = {StepState.FAILED, StepState.TO_ROLL_BACK, StepState.ROLLING_BACK, StepState.ROLLED_BACK}
-
-
-def _turned_at(job: Job) -> datetime | None:
-    """About when its rollback began: a step's times are those of its rollback once that began."""
-    if job.state not in {JobState.ROLLING_BACK, JobState.ROLLED_BACK}:
-        return None
-    return min((step.started_at for step in job.steps if step.state in ROLLED and step.started_at), default=None)
+def _first(tries: Iterable[Attempt]) -> datetime | None:
+    return min((each.started_at for each in tries), default=None)
 
 
 def of_drain(shot: DrainShot) -> Timeline[Row]:
@@ -149,8 +140,9 @@ def of_drain(shot: DrainShot) -> Timeline[Row]:
     forecasts = _forecasts(shot)
     last = max((ends for _, ends in forecasts.values()), default=shot.at)
     ends = max(shot.drain.finished_at or last, begins + timedelta(seconds=1))
-    jobs = _with_steps([row.job.id for row in shot.rows if row.job is not None])
-    lines = [(row, line(jobs[row.job.id], shot.at) if row.job else NOTHING) for row in shot.rows]
+    numbers = [row.job.id for row in shot.rows if row.job is not None]
+    jobs, tries = _with_steps(numbers), queries.attempts(numbers)
+    lines = [(row, line(jobs[row.job.id], tries[row.job.id], shot.at) if row.job else NOTHING) for row in shot.rows]
     return Timeline(
         begins=begins,
         ends=ends,
@@ -191,7 +183,11 @@ def _over_at(row: HostRow, ends: datetime) -> datetime:
 
 
 def _with_steps(numbers: Sequence[int]) -> dict[int, Job]:
-    wanted = select(Job).where(Job.id.in_(numbers)).options(*PUBLIC, selectinload(Job.disks), selectinload(Job.steps))
+    wanted = (
+        select(Job)
+        .where(Job.id.in_(numbers))
+        .options(*queries.PUBLIC, selectinload(Job.disks), selectinload(Job.steps))
+    )
     with transaction() as session:
         return {job.id: job for job in session.scalars(wanted)}
 

@@ -4,6 +4,7 @@ from datetime import datetime
 
 import pytest
 
+from drover.cli import backend
 from drover.cli.exit_codes import ExitCode
 from models.database import transaction
 from models.documents import Estimate, Pace
@@ -90,6 +91,9 @@ def test_job_explain(database: None) -> None:
 def test_cancel(database: None) -> None:
     number = insert_job(JobState.QUEUED)
     assert document("job", "cancel", str(number))["state"] == "rolled_back"
+    assert f"cancellation requested by {backend.user()} (command line)" in [
+        line["sentence"] for line in document("job", "explain", str(number))["events"]
+    ]
     again = drover("job", "cancel", str(number))
     assert again.exit_code == 2
     assert "has ended" in again.stderr

@@ -106,6 +106,16 @@ def test_a_terminal_shows_bars_and_steps(database: None) -> None:
     assert told.count("migrate_ram  ") >= 2  # both links
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_an_amount_stands_in_one_line_however_narrow_the_terminal_is(database: None, width: int) -> None:
+    number = insert_job(JobState.RUNNING)
+    console = Console(file=io.StringIO(), record=True, force_terminal=True, width=width)
+    with live_view.Screen(console) as shown:
+        shown.show(queries.snapshot(number))
+    told = console.export_text()
+    assert told.count("1.1 GB of 2.1 GB") == told.count("disk ") > 0
+
+
 def shot(bytes_copied: int, at: datetime, state: JobState = JobState.RUNNING, **columns: Any) -> queries.Snapshot:
     """A job as if it had been read."""
     disk = Disk(index=0, device="d", format="raw", source_path="/s", destination_path="/d", bytes_total=1000)
@@ -121,6 +131,16 @@ def test_rate_and_remaining_time() -> None:
     assert (bar.percent, bar.bytes_per_s, bar.eta_s) == (30, 100.0, 7.0)
     (anew,) = seen.bars(shot(0, BEGUN + timedelta(seconds=3)))
     assert (anew.bytes_per_s, anew.eta_s) == (0.0, None)
+
+
+def test_nothing_is_said_to_be_left_of_a_copy_that_is_rolled_back(capsys: pytest.CaptureFixture[str]) -> None:
+    seen, lines = progress.Progress(), PlainLines()
+    seen.bars(shot(100, BEGUN))
+    (bar,) = seen.bars(shot(300, BEGUN + timedelta(seconds=2), JobState.ROLLING_BACK))
+    assert (bar.ended, bar.percent, bar.eta_s) == (True, 30, None)
+    lines.show(shot(300, BEGUN, JobState.ROLLING_BACK))
+    assert "disk 0: 30 % of 1.0 kB" in (said := capsys.readouterr().err)
+    assert "bytes/s" not in said
 
 
 def test_the_rate_forgets_what_is_long_ago() -> None:

@@ -13,11 +13,12 @@ from sqlalchemy import func, select, text, update
 
 from drover.errors import LeaseLost
 from drover.settings import settings
+from drover.views import queries, timeline
 from models.database import transaction
 from models.documents import HostFacts, NbdServer
 from models.guest import Guest
 from models.host import Host
-from models.job import Attempt, Direction, Disk, Event, Job, JobState, Step, StepState
+from models.job import Attempt, Direction, Disk, Event, Job, JobState, Side, Step, StepState
 from models.transitions import Actor, JobEvent
 from tests import factories
 from tests.factories import happens
@@ -270,6 +271,19 @@ def test_a_job_is_rolled_back_last_step_first_and_only_what_was_begun(job: int) 
         ended = session.get_one(Job, job)
         assert ended.state is JobState.ROLLED_BACK
         assert ended.error == "copy_files failed: no"
+
+
+def test_what_a_job_had_done_before_its_rollback_stays_what_it_was(job: int) -> None:
+    mirror = links.LINKS.index((links.StepName.MIRROR_DISKS, Side.SOURCE)) + 1
+    hosts = {step.seq: step.host for step in links.steps("one", "two")}
+    finish_up_to(job, mirror)
+    claims.fail(taken(job, mirror + 1, host=hosts[mirror + 1]), "no")
+    for seq in range(mirror + 1, 0, -1):
+        claims.finish(taken(job, seq, host=hosts[seq], direction=Direction.ROLLBACK))
+    tries = queries.attempts([job])[job]
+    bars = timeline.line(factories.load(job), tries, datetime.now(UTC)).bars
+    assert [bar.part for bar in bars] == ["preparation", "copy", "rollback"]
+    assert bars[1].begun == next(each.started_at for each in tries if each.seq == mirror)
 
 
 def test_past_the_point_of_no_return_a_failure_asks_a_person_and_undoes_nothing(job: int) -> None:

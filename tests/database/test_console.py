@@ -97,6 +97,7 @@ def test_the_fleet_is_filtered_by_text_and_by_state(console: httpx.Client) -> No
     assert rooms(console, q="WEB03") == ["hv4"]  # it lives there
     assert rooms(console, q="web11") == ["hv3", "hv4"]  # it is on its way from one to the other
     assert rooms(console, condition="silent") == ["hv4"]
+    assert "1 host silent</a>" in console.get("/").text
     assert rooms(console, condition="cordoned") == []
     assert rooms(console, q="hv") == ["hv1", "hv2", "hv3", "hv4"]
     with transaction() as session:

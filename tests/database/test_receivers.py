@@ -274,6 +274,20 @@ def test_of_several_addresses_only_those_that_are_allowed_are_tried_until_one_ta
         assert (len(allowed.got), len(other.got)) == (1, 0)
 
 
+def test_an_address_that_takes_no_connection_leaves_time_for_the_next(
+    names: Names, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "TIMEOUT_S", 3.0)
+    factories.receiver()
+    names["many.test"] = [["127.0.0.2", "127.0.0.1"]]
+    with (
+        socket.create_server(("127.0.0.2", place.port), backlog=0) as full,
+        socket.create_connection(full.getsockname()),
+    ):
+        made = told(f"http://many.test:{place.port}/")
+    assert (made.error, len(place.got)) == (None, 1)
+
+
 def test_a_redirect_is_not_followed(place: Place) -> None:
     factories.receiver()
     with listening() as elsewhere:
@@ -354,11 +368,12 @@ def test_a_listed_name_that_nobody_knows_just_now_is_no_reason_to_refuse() -> No
 
 
 def test_a_submission_names_a_name_in_a_listed_network(names: Names) -> None:
-    names["inside.test"], names["outside.test"] = [["10.1.2.3"]], [["192.168.1.1"]]
+    names["inside.test"], names["outside.test"], names["public.test"] = [["10.1.2.3"]], [["192.168.1.1"]], [["1.1.1.1"]]
     factories.receiver("10.0.0.0/8")
     receivers.check("https://inside.test/")
-    with pytest.raises(PreconditionFailed, match=r"no message may be sent to outside\.test"):
-        receivers.check("https://outside.test/")
+    for name in ("outside.test", "public.test"):
+        with pytest.raises(PreconditionFailed, match=f"no message may be sent to {name}"):
+            receivers.check(f"https://{name}/")
 
 
 # --- Signatures -------------------------------------------------------------------------------------------------------

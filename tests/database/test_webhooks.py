@@ -3,6 +3,7 @@
 import runpy
 import socket
 import threading
+import time
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import suppress
@@ -27,6 +28,7 @@ from models.webhook import Delivery, DeliveryState, Notification
 from tests import factories
 from tests.factories import guest, happens, host, job
 from tests.helpers import until
+from workflows.addresses import in_time
 from workflows.migration import jobs
 from workflows.submissions import DrainSubmission
 
@@ -191,7 +193,12 @@ def test_what_is_no_address_is_refused_at_once(url: str) -> None:
 
 
 class _Dripping:
-    """Takes a message and answers one byte at a time, for ever: no single read lasts long."""
+    """Takes a message and answers one byte at a time: no single read lasts long, and all of it longer than anybody
+    may wait.
+    """
+
+    LASTS_S = 5.0
+    """Who waits for the end is not kept longer."""
 
     def __init__(self, first: bytes = b"") -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -219,7 +226,8 @@ class _Dripping:
     def _drip(self, connection: socket.socket) -> None:
         with suppress(OSError), connection:
             connection.sendall(self.first or b"HTTP/1.1 200 OK\r\nX-Slow: ")
-            while not self.over.wait(0.05):
+            end = time.monotonic() + self.LASTS_S
+            while not self.over.wait(0.05) and time.monotonic() < end:
                 connection.sendall(b"x")
 
 
@@ -238,6 +246,13 @@ def test_a_body_that_never_ends_is_not_read(loopback: str) -> None:
         ended_job(receiver.url)
         webhooks.deliver(delivery().id, ours())
     assert delivery().state is DeliveryState.DELIVERED
+
+
+def test_of_an_answer_no_more_is_read_than_is_wanted(loopback: str) -> None:
+    begun = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n" + b"0123456789"
+    with _Dripping(begun) as receiver:
+        sending = webhooks.send(receiver.url, "msg_1", "{}", ours(), timeout_s=2.0, most_bytes=4)
+        assert in_time(sending, 2.0) == (200, b"0123")
 
 
 @pytest.mark.parametrize("url", ["http://[", "file:///", "http://h/\r\nX: y", ""])

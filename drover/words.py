@@ -75,7 +75,7 @@ def ago(at: datetime, now: datetime) -> str:
 
 
 def _rough(seconds: float) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+    for unit, length in UNITS:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
@@ -91,11 +91,21 @@ def pairs(told: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in told.items()) or "nothing"
 
 
+UNITS = (("d", 86400), ("h", 3600), ("min", 60))
+
+
+def duration(seconds: float) -> str:
+    """How long something is to last, as whoever has set it would write it: `7 d`, `1 h 30 min`, `0.5 s`."""
+    told, sign, seconds = list[str](), "-" if seconds < 0 else "", round(abs(seconds), 3)
+    for unit, length in UNITS:
+        number, seconds = divmod(seconds, length)
+        told += [f"{number:.0f} {unit}"] if number else []
+    return sign + " ".join(told if told and not seconds else [*told, f"{seconds:g} s"])
+
+
 def about(seconds: float) -> str:
-    """How long something takes that is estimated: `40 s`, `12 min`, `2.5 h`."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    """How long something takes that is estimated: `40 s`, `12 min`, `2 h 30 min`."""
+    return duration(round(seconds) if seconds < 90 else 60 * round(seconds / 60))
 
 
 LONGEST_S = 10_000 * 86400

@@ -145,7 +145,9 @@ def _of(ctx: Context, point: Point) -> list[Hook]:
 async def _one(ctx: Context, point: Point, hook: Hook) -> None:
     ctx.guard()
     begun, most_s = time.monotonic(), policy.of(ctx.settings).file.hook_s
-    works = f"{point} on {ctx.settings.host}: {hook.path} works, for up to {words.clock(most_s)}; the move waits for it"
+    works = (
+        f"{point} on {ctx.settings.host}: {hook.path} works, for up to {words.duration(most_s)}; the move waits for it"
+    )
     remarks = Remarks(ctx)
     told_later = asyncio.get_running_loop().call_later(LONG_S, remarks.tell, works)
     try:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from drover import words
 from workers.process.environment import handed_on
 
 LINES = 3
@@ -75,7 +76,7 @@ async def run(
             async with asyncio.timeout(timeout_s):
                 await process.wait()
         except TimeoutError:
-            return Outcome(status=None, said=f"it took longer than {timeout_s:g} s and was ended")
+            return Outcome(status=None, said=f"it took longer than {words.duration(timeout_s)} and was ended")
         finally:
             with contextlib.suppress(ProcessLookupError):  # nothing is left of it
                 os.killpg(process.pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from drover import words
 from drover.errors import PreconditionFailed
-from drover.settings import FORMER_VARIABLES, Settings, amount, former, settings
+from drover.settings import FORMER_VARIABLES, Settings, former, settings
 from models import fleet
 from models.budget import BandwidthHours
 from models.controller import wake
@@ -94,15 +94,16 @@ def _marks(name: str) -> list[Any]:
 
 def _amount(name: str, value: object) -> str:
     if isinstance(value, timedelta):
-        return f"{amount(value)} s"
+        return words.duration(value.total_seconds())
     return f"{value} bytes/s" if name == "bandwidth_bytes_per_s" else str(value)
 
 
 def _fits_us(wanted: Limits) -> None:
     if wanted.host_patience <= settings().host_timeout:
+        silent = _amount("host_patience", settings().host_timeout)
         raise PreconditionFailed(
             f"host-patience cannot be {_amount('host_patience', wanted.host_patience)}: a host counts as silent after "
-            f"{amount(settings().host_timeout)} s (four times DROVER_HEARTBEAT_S) and must be waited for longer"
+            f"{silent} (four times DROVER_HEARTBEAT_S) and must be waited for longer"
         )
 
 

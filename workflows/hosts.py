@@ -85,10 +85,8 @@ def _needed(session: Session, name: str) -> Iterator[str]:
     """What is against forgetting a host, each with what to do."""
     ours = settings()
     if session.scalar(select(alive(ours)).where(Host.name == name)):
-        wait = (
-            f"end it there (`systemctl disable --now drover-worker`), then wait {ours.host_timeout.total_seconds():g} s"
-        )
-        yield f"its worker is heard: {wait}"
+        silent = words.duration(ours.host_timeout.total_seconds())
+        yield f"its worker is heard: end it there (`systemctl disable --now drover-worker`), then wait {silent}"
     if guests := session.scalars(select(Guest.name).where(Guest.host == name).order_by(Guest.name)).all():
         live = words.count(len(guests), "guest lives", "guests live")
         yield (

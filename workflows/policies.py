@@ -114,7 +114,7 @@ def shown(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, Notice):
-        return f"{value} (up to {value.deadline_s:g} s, without an answer {value.silence})"
+        return f"{value} (up to {words.duration(value.deadline_s)}, without an answer {value.silence})"
     if name.endswith("_s") and isinstance(value, float):
-        return words.clock(value)
+        return words.duration(value)
     return str(value)

@@ -137,8 +137,9 @@ def obstacle(
     allowed = Window.of(window)
     opens, closes = allowed.at_or_after(now)
     if takes_s > max(allowed.lasts_s, (closes - opens).total_seconds()):
+        lasts = words.duration(allowed.lasts_s)
         return Wait(
-            why=f"it takes about {words.about(takes_s)} and its window {allowed} lasts {words.about(allowed.lasts_s)}: "
+            why=f"it takes about {words.about(takes_s)} and its window {allowed} lasts {lasts}: "
             "use a longer window, or have the disks copied ahead with --seed-now",
             for_good=True,
             remedy=AT_ANY_TIME,

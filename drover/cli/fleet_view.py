@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from drover import words
 from drover.cli import output
-from drover.settings import amount, settings
+from drover.settings import settings
 from models import fleet
 from models.base import Document
 from models.budget import BandwidthHours
@@ -65,7 +65,7 @@ def shown(name: str, value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, timedelta):
-        return f"{amount(value)} s"
+        return words.duration(value.total_seconds())
     if isinstance(value, BandwidthHours):
         return by_hours(value)
     if name == "bandwidth_bytes_per_s" and isinstance(value, int):

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from drover import words
 from drover.cli import completion, output, schedule_options
 from drover.cli.options import AsJson, GuestName, Label, Selected, Unlabel, examples
 
@@ -175,7 +176,7 @@ def stop(
     elif stopped:
         output.say(f"{name} is off")
     else:
-        asked = f"{name} was asked to power off and still runs after {timeout:g} s"
+        asked = f"{name} was asked to power off and still runs after {words.duration(timeout)}"
         output.note(f"{asked}: if it ignores that, power it off from within, or end its QEMU on its host")
     if not stopped:
         raise typer.Exit(ExitCode.STOPPED_WATCHING)

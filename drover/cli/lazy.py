@@ -3,14 +3,13 @@
 `drover --help` and the shell's completion would else import all of Drover, SQLAlchemy and Celery with it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import takewhile
 from typing import Any, ClassVar
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 from typer.main import get_command, get_group
 
 
@@ -28,9 +27,31 @@ class Lazy:
         module, attribute = self.target.split(":")
         offered = getattr(import_module(module), attribute)
         assert isinstance(offered, typer.Typer)
-        made = get_group(offered) if offered.registered_callback else get_command(offered)
-        assert isinstance(made, TyperCommand | TyperGroup)
-        return made
+        return made(offered)
+
+
+class Command(TyperCommand):
+    """A command that is told each thing once: of two the last would count, and nobody would be told of the first."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        *_, told = self.make_parser(ctx).parse_args(list(args))
+        options = [one for one in told if isinstance(one, TyperOption)]
+        twice = [one for one in options if options.count(one) > 1 and not one.multiple]
+        differing = [one for one in twice if one.secondary_opts or not one.is_flag]
+        if differing and not ctx.resilient_parsing:  # else the shell completes
+            names = "/".join([*differing[0].opts, *differing[0].secondary_opts])
+            raise typer.BadParameter(f"{names} is given more than once: leave one out", ctx=ctx)
+        return super().parse_args(ctx, args)
+
+
+def made(offered: typer.Typer) -> TyperCommand | TyperGroup:
+    """What a `typer.Typer` stands for."""
+    for one in offered.registered_commands:
+        if one.cls is TyperCommand:
+            one.cls = Command
+    command = get_group(offered) if offered.registered_callback else get_command(offered)
+    assert isinstance(command, TyperCommand | TyperGroup)
+    return command
 
 
 class Listed(TyperCommand):
@@ -60,21 +81,7 @@ class LazyGroup(TyperGroup):
             command = command.of.load()
         if command is not None:
             _decided(command.get_params(ctx))
-            _refuse_twice(command, rest)
         return name, command, rest
-
-
-def _refuse_twice(command: Any, words: Sequence[str]) -> None:
-    """Of an option that is given twice the last one would count, and nobody would be told of the first."""
-    while isinstance(command, TyperGroup) and words:
-        named = command.commands.get(words[0])
-        command, words = (command.commands.get("submit"), words) if named is None else (named, words[1:])
-    given = [word.partition("=")[0] for word in takewhile(lambda word: word != "--", words)]
-    for one in command.params if isinstance(command, TyperCommand) else ():
-        names = {name for name in (*one.opts, *one.secondary_opts) if name in given}
-        twice = len(names) > 1 or (not getattr(one, "is_flag", True) and sum(map(given.count, names)) > 1)
-        if twice and not getattr(one, "multiple", False):
-            raise typer.BadParameter(f"{', '.join(sorted(names))} is given more than once: leave one out")
 
 
 def _decided(parameters: list[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,20 +56,22 @@ def rate(text: str) -> int:
     return int(float(found["number"]) * base**exponent)
 
 
-DURATION = re.compile(r"(?P<number>\d+(\.\d+)?)\s*(?P<unit>ms|[smhd]?)", re.IGNORECASE)
-SECONDS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|min|m|h|d)\s*", re.IGNORECASE)
+SECONDS = {"ms": 0.001, "s": 1, "min": 60, "m": 60, "h": 3600, "d": 86400}
 
 
 def duration(text: str) -> timedelta:
-    """From `90s`, `10m`, `24h` or `7d`. One without a unit is refused, but for 0: 7 for 7d would delete images."""
-    found = DURATION.fullmatch(text.strip())
-    if found is not None and not found["unit"] and float(found["number"]):
+    """From `90s`, `10m`, `7d` or, as it is shown, `1 h 30 min`.
+
+    One without a unit is refused, but for 0: 7 for 7d would delete images.
+    """
+    text = text.strip()
+    if text.isdecimal() and int(text):
         raise typer.BadParameter(f"{text} has no unit: write {text}h for hours, {text}d for days, or {text}s")
-    try:
-        if found is not None:
-            return timedelta(seconds=float(found["number"]) * SECONDS[found["unit"].lower()])
-    except OverflowError:
-        pass
+    parts = DURATION.findall(text)
+    if text == "0" or (parts and not DURATION.sub("", text)):
+        with suppress(OverflowError):
+            return timedelta(seconds=sum(float(number) * SECONDS[unit.lower()] for number, unit in parts))
     raise typer.BadParameter(f"{text!r} is not a duration: write for example 90s, 10m, 24h or 7d")
 
 

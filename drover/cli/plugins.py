@@ -9,8 +9,8 @@ from importlib.metadata import EntryPoint, entry_points
 import typer
 from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
-from typer.main import get_group
 
+from drover.cli import lazy
 from drover.errors import DroverError
 
 GROUP = "drover.commands"
@@ -34,7 +34,7 @@ def load(point: EntryPoint) -> TyperCommand | TyperGroup:
         offered = point.load()
         if not isinstance(offered, typer.Typer):
             raise TypeError(f"{point.value} is no typer.Typer")
-        made = get_group(offered)
+        made = lazy.made(offered)
     except Exception as error:  # whatever a foreign module does when it is imported
         made = _broken(point, error)
     made.name = point.name

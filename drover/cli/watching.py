@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from drover import words
 from drover.cli import drain_view, exit_codes, output, roll_view
 from drover.cli.backend import by_api, operations
 from drover.cli.exit_codes import ExitCode
@@ -149,7 +150,7 @@ def note_without_controller() -> None:
 
 
 def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    begun = time.monotonic()
     shot = watched.read()  # an unknown number or an unreachable database is reported at once
     if not shot.ended:
         note_without_controller()
@@ -158,8 +159,8 @@ def _until_ended(watched: Watched[Shot], timeout_s: float | None) -> Shot:
             shown.show(shot)
             if shot.ended:
                 return shot
-            if deadline is not None and time.monotonic() >= deadline:
-                raise StoppedWatching(f"not ended after {timeout_s:g} s")
+            if timeout_s is not None and time.monotonic() - begun >= timeout_s:
+                raise StoppedWatching(f"not ended after {words.duration(timeout_s)}")
             time.sleep(POLL_API_S if by_api() else POLL_S)
             shot = _patiently(watched.read)
 

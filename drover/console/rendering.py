@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from drover.console.choices import button
 from drover.escaping import escaped
 from drover.views.serializers import public
-from drover.words import ago, count, rate, size, span
+from drover.words import ago, count, duration, rate, size, span
 from workflows.selectors import shown
 
 CODE = re.compile("`([^`]+)`")
@@ -77,6 +77,7 @@ ENVIRONMENT.filters |= {
     "rate": rate,
     "size": size,
     "span": span,
+    "duration": duration,
     "clock": _clock,
     "ago": _ago,
     "milliseconds": _milliseconds,

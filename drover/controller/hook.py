@@ -18,7 +18,7 @@ from typing import IO
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from drover import logs
+from drover import logs, words
 from drover.errors import PreconditionFailed
 from drover.settings import settings
 from models.database import patiently, transaction
@@ -66,7 +66,7 @@ def _run(run: HookRun, roll: Roll) -> tuple[int | None, str]:
     code = _awaited(child, run.id, time.monotonic() + roll.hook.timeout_s)
     output = tail.text()
     if code is None:
-        return TIMED_OUT, f"{output}\nit was ended after {roll.hook.timeout_s:g} s, its time limit"
+        return TIMED_OUT, f"{output}\nit was ended after {words.duration(roll.hook.timeout_s)}, its time limit"
     return code, output
 
 

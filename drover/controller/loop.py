@@ -383,7 +383,7 @@ def give_up_waiting(session: Session, job: Job, step: Step) -> None:
     unreachable is not dead.
     """
     patience = fleet.limits(session).host_patience
-    silent = f"{step.host} has sent no heartbeat for {patience.total_seconds():g} s"
+    silent = f"{step.host} has sent no heartbeat for {words.duration(patience.total_seconds())}"
     if job.state is JobState.RUNNING and job.cutover_begun_at is None and job.committed_at is None:
         claims.begin_rollback(session, job, silent, actor=Actor.CONTROLLER, by=ME)
     else:

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 from sqlalchemy import select
 
-from drover import webhooks
+from drover import webhooks, words
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
 from models.contracts import Part, first_fault
@@ -81,7 +81,7 @@ def ask(row: GuestNotice, ours: Settings) -> None:
     try:
         told = in_time(_answer(row, ours), row.notice.deadline_s)
     except TimeoutError:
-        notices.answer(row.id, Answer.NONE, f"it gave no answer within {row.notice.deadline_s:g} s")
+        notices.answer(row.id, Answer.NONE, f"it gave no answer within {words.duration(row.notice.deadline_s)}")
     except Exception as error:
         notices.answer(row.id, Answer.NONE, _short(str(error) or type(error).__name__))
     else:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,8 @@ def test_limits_are_shown_and_changed(database: None) -> None:
     assert (now["max_moves"], now["retention_s"], now["bandwidth_bytes_per_s"]) == (12, 172800.0, 10**8)
     assert drover("fleet", "set", "max-moves=14").stdout == "max-moves is 14 now (before: 12)\n"
     assert "100.0 MB/s" in drover("fleet", "show").stdout
+    assert drover("fleet", "set", "retention=1 h 30 min").stdout == "retention is 1 h 30 min now (before: 2 d)\n"
+    assert re.search(r"retention +1 h 30 min +0 s to 3650 d", drover("fleet", "show").stdout)
     told = "signed-submissions is no now (before: yes)\n"
     assert drover("fleet", "set", "signed-submissions=no").stdout == told
     assert document("fleet", "set", "plan-approvals=1", "signed-submissions=yes")["limits"]["signed_submissions"]
@@ -114,6 +117,8 @@ def test_limits_are_shown_and_changed(database: None) -> None:
         ("max-moves=2 max_moves=3", "max-moves is given twice"),
         ("retention=soon", "'soon' is not a duration"),
         ("retention=24", "24 has no unit: write 24h for hours"),
+        ("retention=1h30", "'1h30' is not a duration"),
+        ("retention=4000d", "retention cannot be 4000 d: allowed is 0 s to 3650 d"),
         ("bandwidth=fast", "'fast' is not a rate"),
         ("signed-submissions=maybe", "signed-submissions cannot be maybe: allowed is yes or no"),
     ],
@@ -131,7 +136,7 @@ def test_a_host_has_a_bandwidth_of_its_own_until_it_is_taken_back(database: None
     assert found == {"name": "hv1", **own, "labels": {}}
     assert "hv1 has its own bandwidth: 10.0 MB/s" in drover("fleet", "show").stdout
     assert drover("host", "set", "hv1", "--bandwidth", "").stdout == (
-        "hv1: bandwidth as the fleet, retention 604800 s, labels none\n"
+        "hv1: bandwidth as the fleet, retention 7 d, labels none\n"
     )
     assert document("fleet", "show")["hosts"] == [{"host": "hv1", "limit": "retention", "value": 604800.0}]
     for words, said in ((("--retention", "24"), "24 has no unit"), (("--timezone", "Europe/Berlin"), "no time in it")):

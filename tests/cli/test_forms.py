@@ -7,7 +7,8 @@ import pytest
 import yaml
 from sqlalchemy import update
 
-from drover.cli import output
+from drover.cli import options, output
+from drover.words import duration
 from models.database import transaction
 from models.job import Job, JobState
 from tests.cli.support import document, drover, insert_job
@@ -103,7 +104,7 @@ WATCHED = "--timeout is how long --wait watches: give both, or leave it out"
         ("migrate web --to hv2 --to hv1", "--to is given more than once: leave one out"),
         ("drain hv1 --window 22:00-23:00 --window=01:00-02:00", "--window is given more than once"),
         ("drain set 3 --bandwidth 1G/s --bandwidth 2G/s", "--bandwidth is given more than once"),
-        ("migrate web --to hv2 --verify --no-verify", "--no-verify, --verify is given more than once"),
+        ("migrate web --to hv2 --verify --no-verify", "--verify/--no-verify is given more than once"),
         ("migrate web --to hv2 --timeout 5", WATCHED),
         ("drain hv1 --timeout 5", WATCHED),
         ("return hv1 --timeout 5", WATCHED),
@@ -145,3 +146,24 @@ def test_a_number_that_no_row_can_have_is_refused(database: None) -> None:
     told = drover("job", "show", "9" * 30)
     assert told.exit_code == 2
     assert told.stderr == "error: a number is larger than any that Drover can store; nothing was changed\n"
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 90, 600, 5400, 86400, 90061, 604800])
+def test_a_duration_can_be_typed_as_it_is_shown(seconds: float) -> None:
+    assert options.duration(duration(seconds)) == timedelta(seconds=seconds)
+
+
+def test_a_duration_is_shown_as_people_read_it() -> None:
+    told = [duration(n) for n in (-5400, 0, 0.5, 20, 90, 600, 5400, 86400, 95040.00000000001, 604800)]
+    assert told == [
+        "-1 h 30 min",
+        "0 s",
+        "0.5 s",
+        "20 s",
+        "1 min 30 s",
+        "10 min",
+        "1 h 30 min",
+        "1 d",
+        "1 d 2 h 24 min",
+        "7 d",
+    ]

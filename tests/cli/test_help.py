@@ -154,15 +154,23 @@ def test_completion_swallows_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     assert completion.hosts("") == []
 
 
-def test_the_shell_completes_names(database: None) -> None:
+@pytest.mark.parametrize(
+    ("typed", "names"),
+    [
+        ("drover migrate ", ["web"]),
+        ("drover migrate web --to hv1 --to ", ["gone", "hv1", "hv2"]),
+        ("drover migrate --to hv1 --to hv2 ", ["web"]),
+    ],
+)
+def test_the_shell_completes_names(database: None, typed: str, names: list[str]) -> None:
     environment = {
         **os.environ,
         "_DROVER_COMPLETE": "complete_bash",
-        "COMP_WORDS": "drover migrate ",
-        "COMP_CWORD": "2",
+        "COMP_WORDS": typed,
+        "COMP_CWORD": str(typed.count(" ")),
     }
     done = subprocess.run([DROVER], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout.split() == ["web"]
+    assert (done.stdout.split(), done.stderr) == (names, "")
 
 
 def test_a_secret_is_what_looks_like_one() -> None:

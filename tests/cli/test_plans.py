@@ -81,6 +81,15 @@ def test_an_applied_plan_is_a_drain_that_moves_its_guests_to_their_targets_once(
     assert document("plan", "apply", str(plan))["id"] == found["id"], "applied again it is the same drain"
 
 
+def test_a_plan_whose_request_contradicts_itself_begins_nothing(plan: Path) -> None:
+    content = yaml.safe_load(plan.read_text())
+    content["request"]["most_downtime_ms"] = 299
+    plan.write_text(yaml.safe_dump(content))
+    for way in ("apply", "submit"):
+        assert "less than the target downtime of 300 ms" in refused("plan", way, str(plan))
+    assert document("drain", "list", "--all")["drains"] == []
+
+
 def test_a_guest_that_is_skipped_in_the_plan_is_not_moved(plan: Path) -> None:
     edit(plan, skip=True)
     [row] = document("plan", "apply", str(plan))["guests"]

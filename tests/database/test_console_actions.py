@@ -189,6 +189,21 @@ def test_a_body_without_end_is_refused_whoever_sends_it_before_all_of_it_has_com
     assert sent < 128 << 20
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"most_downtime_ms": 299}, "most_downtime_ms is 299, less than the target downtime of 300 ms"),
+        ({"timezone": "Europe/Berlin"}, "Europe/Berlin is given, and no time in it"),
+        ({"window_end": "rollback"}, "window_end is what follows at the end of a window"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(api: httpx.Client, wrong: dict[str, Any], said: str) -> None:
+    operator = token()
+    for path, wanted in (("migrations", MIGRATION), ("drains", {"host": "a"})):
+        assert said in refused(api.post(f"/{path}", json={**wanted, **wrong}, headers=operator), 409)
+    assert [api.get(f"/{of}", headers=operator).json()[of] for of in ("jobs", "drains")] == [[], []]
+
+
 def test_what_cannot_be_done_is_refused_in_the_words_of_the_command(api: httpx.Client) -> None:
     number, operator = held(), token()
     assert "drover job list" in refused(api.post("/jobs/999999/cancel", headers=operator), 404)

@@ -59,7 +59,7 @@ def test_a_window_in_the_hour_that_is_missing_or_comes_twice_never_opens_outside
         (
             "2026-11-23T22:00",
             7 * 3600,
-            "it takes about 7.0 h and its window 22:00-04:00 Europe/Berlin lasts 6.0 h",
+            "it takes about 7 h and its window 22:00-04:00 Europe/Berlin lasts 6 h",
             True,
         ),
     ],

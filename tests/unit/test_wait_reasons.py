@@ -277,4 +277,5 @@ def test_words_for_one_and_for_many_and_for_rates_and_times() -> None:
     assert [words.rate(n) for n in (100, 1_500, 12_300_000)] == ["100 bytes/s", "1.5 kB/s", "12.3 MB/s"]
     assert [words.clock(n) for n in (40, 190, 7500, 129_600)] == ["40 s", "3:10", "2:05:00", "36:00:00"]
     assert [words.clock(86_400 * 7 + more) for more in (0, 40, 7500)] == ["7 d", "7 d 40 s", "7 d 2:05:00"]
+    assert [words.about(n) for n in (0.4, 89, 91, 8_900)] == ["0 s", "1 min 29 s", "2 min", "2 h 28 min"]
     assert words.gist("limited to 12 MB/s, 3:10 left") == words.gist("limited to 12 MB/s, 0:40 left")

@@ -7,6 +7,7 @@ import asyncio
 import time
 from datetime import timedelta
 
+from drover import words
 from drover.errors import Fatal
 from models.database import transaction
 from models.fleet import limits
@@ -141,7 +142,8 @@ class _Watch:
         elif await asyncio.to_thread(nbd_server.reachable, self.ctx):
             self.moved_at = time.monotonic()
         elif still_s > (await asyncio.to_thread(_host_patience)).total_seconds():
-            raise Fatal(f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source} for {still_s:.0f} s")
+            unreachable = f"{self.ctx.job.destination} could not be reached by {self.ctx.job.source}"
+            raise Fatal(f"{unreachable} for {words.about(still_s)}")
 
     async def heal(self, states: dict[str, Mirror]) -> bool:
         """Have mirrors that stopped go on, and wait a moment; false: none did."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+from drover import words
 from models.documents import Health
 from models.event_action import EventAction
 from models.job import Side, record_event
@@ -83,7 +84,7 @@ async def _owners(ctx: Context) -> list[str]:
         "DROVER_DESTINATION": job.destination,
     }
     why = await owners_check.failure(check, environment)
-    return [] if why is None else [f"the check of its owner failed within {check.deadline_s:g} s: {why}"]
+    return [] if why is None else [f"the check of its owner failed within {words.duration(check.deadline_s)}: {why}"]
 
 
 def _alarm(ctx: Context, found: Health) -> str:

@@ -101,5 +101,5 @@ def _too_long(session: Session, total_s: float, window: Window | None) -> list[s
         return []
     return [
         f"all moves together take about {words.about(total_s)} and the window {allowed} lasts "
-        f"{words.about(lasts_s)}: some wait for the next one, or have the disks copied ahead with --seed-now"
+        f"{words.duration(lasts_s)}: some wait for the next one, or have the disks copied ahead with --seed-now"
     ]

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
+from drover import words
 from drover.errors import PreconditionFailed
 from models import decision_log
 from models.base import now
@@ -108,7 +109,7 @@ def ask_first(session: Session, row: DrainGuest, ways: Ways, last: Newest, at: d
             session, f"{notice} is asked whether {row.guest} may be moved now", drain=row.drain_id, guest=row.guest
         )
     anyway = f"`drover drain overrule {row.drain_id} {row.guest}` moves it anyway"
-    return f"{notice} is asked whether it may be moved now, for up to {notice.deadline_s:g} s ({anyway})"
+    return f"{notice} is asked whether it may be moved now, for up to {words.duration(notice.deadline_s)} ({anyway})"
 
 
 def unanswered() -> ColumnElement[bool]:

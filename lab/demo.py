@@ -65,13 +65,13 @@ def _move_and_check(lab: Lab, console: Console) -> int:
 def _table(verdict: guests.Verdict) -> Table:
     with transaction() as session:
         job = session.query(Job).order_by(Job.id.desc()).limit(1).one()
-        copied, total = sum(disk.bytes_copied for disk in job.disks), sum(disk.bytes_total for disk in job.disks)
+        done, size, anew = (sum(getattr(d, f"bytes_{of}") for d in job.disks) for of in ("done", "size", "rewritten"))
         mirroring = next(step for step in job.steps if step.name == "await_sync")
     seconds = _seconds(mirroring.started_at, mirroring.finished_at)
     report = verdict.report
     table = Table(title="A live guest was moved", show_header=False)
-    rate = words.rate(copied / seconds)
-    table.add_row("disks copied", f"{words.size(copied)} of {words.size(total)}, at {rate}")
+    table.add_row("disks copied", f"{words.size(done)} of {words.size(size)}, at {words.rate((done + anew) / seconds)}")
+    table.add_row("written anew meanwhile", words.size(anew))
     table.add_row("RAM sent", words.size((job.ram or RamProgress()).transferred))
     table.add_row("total time", f"{_seconds(job.created_at, job.finished_at):.1f} s")
     table.add_row("downtime", f"{(job.downtime or Downtime()).ms or 0:.0f} ms ({_ram_mode(job)})")

@@ -156,14 +156,23 @@ def test_a_port_that_is_taken_is_named_and_a_free_one_is_not() -> None:
     assert ports.taken(port) is None
 
 
+def test_a_port_of_ipv6_that_is_taken_is_named() -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as server:
+        number = server.getsockname()[1]
+        [port] = ports.ports(["qemu", "-vnc", f"[::1]:{number - ports.FIRST_VNC}"])
+        assert ports.taken(port) == f"port {number} is in use"
+
+
 @pytest.mark.parametrize(
     ("words", "numbers"),
     [
         (["-vnc", "127.0.0.1:9,websocket=5799"], [5909, 5799]),
+        (["-vnc", "[::1]:35"], [5935]),
         (["-vnc", ":1,to=9"], []),
         (["-vnc", "unix:/x"], []),
         (["-vnc", "127.0.0.1:5500,reverse=on"], []),
         (["-qmp", "tcp:127.0.0.1:4444,server,nowait"], [4444]),
+        (["-qmp", "tcp:[::1]:4445,server,nowait"], [4445]),
         (["-serial", "tcp:other:4000"], []),
         (["-chardev", "socket,id=c,host=0.0.0.0,port=4001,server=on"], [4001]),
         (["-netdev", "user,id=n,hostfwd=tcp::2222-:22,hostfwd=udp:127.0.0.1:5353-:53"], [2222, 5353]),
@@ -198,6 +207,7 @@ def test_the_ports_at_which_a_guest_listens_are_known_from_its_command_line(
         (["-serial", "tcp:127.0.0.1:4555"], [4555]),
         (["-serial", "telnet:localhost:4555,server=on"], []),
         (["-serial", "tcp:127.0.0.1:4555,reconnect-ms=500"], []),
+        (["-serial", "tcp:[::1]:4555"], [4555]),
         (["-serial", "tcp:192.0.2.1:4555"], []),
         (["-gdb", "tcp:127.0.0.1:1234"], []),
         (["-vnc", "127.0.0.1:5500,reverse=on"], [5500]),

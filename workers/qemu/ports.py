@@ -15,9 +15,11 @@ FIRST_VNC = 5900
 DEBUGGER = 1234
 """`-s`."""
 LOOPBACK = re.compile(r"127\.\d+\.\d+\.\d+|localhost|::1")
-_FORWARD = re.compile(r"(tcp|udp)?:([^:]*):(\d+)-")
-_CHANNEL = re.compile(r"(?:mon:)?(?:tcp|telnet|websocket):([^:,]*):(\d+)")
-_DISPLAY = re.compile(r"([^:,]*):(\d+)")
+_HOST = r"(\[[^]]*\]|[^:,]*)"
+"""An IPv6 address stands in brackets."""
+_FORWARD = re.compile(rf"(tcp|udp)?:{_HOST}:(\d+)-")
+_CHANNEL = re.compile(rf"(?:mon:)?(?:tcp|telnet|websocket):{_HOST}:(\d+)")
+_DISPLAY = re.compile(rf"{_HOST}:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class Port:
     """Empty: at every address."""
     number: int
     kind: socket.SocketKind = socket.SOCK_STREAM
+
+    @classmethod
+    def written(cls, option: Option, host: str, number: str, kind: socket.SocketKind = socket.SOCK_STREAM) -> "Port":
+        """As `HOST:NUMBER` has it."""
+        return cls(option, _bare(host), int(number), kind)
 
 
 def ports(argv: Sequence[str]) -> Iterator[Port]:
@@ -43,8 +50,8 @@ def connected(argv: Sequence[str]) -> Iterator[Port]:
     for option in parse_command_line(argv):
         for host, number in _peers(option):
             again = any((option.get(key) or "0") != "0" for key in ("reconnect", "reconnect-ms"))
-            if LOOPBACK.fullmatch(host) and number.isdigit() and not again:
-                yield Port(option, host, int(number))
+            if LOOPBACK.fullmatch(_bare(host)) and number.isdigit() and not again:
+                yield Port.written(option, host, number)
 
 
 def _peers(option: Option) -> Iterator[tuple[str, str]]:
@@ -90,9 +97,9 @@ def _network(option: Option) -> Iterator[Port]:
     if kind == "user":
         yield from _forwarded(option)
     elif kind == "socket" and (found := _DISPLAY.fullmatch(said.get("listen", ""))):
-        yield Port(option, found[1], int(found[2]))
+        yield Port.written(option, found[1], found[2])
     elif kind == "socket" and "udp" in said and (found := _DISPLAY.fullmatch(said.get("localaddr", ""))):
-        yield Port(option, found[1], int(found[2]), socket.SOCK_DGRAM)
+        yield Port.written(option, found[1], found[2], socket.SOCK_DGRAM)
     elif kind == "stream" and said.get("server", "").lower() in TRUE:
         yield from _at(option, said.get("addr.host", ""), said.get("addr.port"))
     elif kind == "dgram" and "remote.host" in said:  # else it is a group, which many may join
@@ -110,7 +117,7 @@ def _channel(option: Option) -> Iterator[Port]:
     """A debugger needs no word to listen."""
     found = _CHANNEL.match(option.value or "")
     if found and (option.name == "gdb" or option.listens):
-        yield Port(option, found[1], int(found[2]))
+        yield Port.written(option, found[1], found[2])
 
 
 def _debugger(option: Option) -> Iterator[Port]:
@@ -126,15 +133,25 @@ def _forwarded(option: Option) -> Iterator[Port]:
     for value in option.texts("hostfwd"):
         if found := _FORWARD.match(value):
             kind = socket.SOCK_DGRAM if found[1] == "udp" else socket.SOCK_STREAM
-            yield Port(option, found[2], int(found[3]), kind)
+            yield Port.written(option, found[2], found[3], kind)
+
+
+def vnc(option: Option) -> Port | None:
+    """Where it has VNC listen, if it does so at a port: a display has a number of its own."""
+    found = _DISPLAY.match((option.value or "").removeprefix("vnc="))
+    if found is None or option.name not in {"vnc", "display"} or option.is_on("reverse"):
+        return None
+    return Port(option, _bare(found[1]), FIRST_VNC + int(found[2]))
 
 
 def _vnc(option: Option) -> Iterator[Port]:
-    if option.is_on("reverse"):
-        return
-    if found := _DISPLAY.match((option.value or "").removeprefix("vnc=")):
-        yield Port(option, found[1], FIRST_VNC + int(found[2]))
-        yield from _at(option, found[1], option.get("websocket"))
+    if (server := vnc(option)) is not None:
+        yield server
+        yield from _at(option, server.host, option.get("websocket"))
+
+
+def _bare(host: str) -> str:
+    return host.strip("[]")
 
 
 def _at(option: Option, host: str, number: str | None, kind: socket.SocketKind = socket.SOCK_STREAM) -> Iterator[Port]:

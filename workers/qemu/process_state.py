@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from models.preflight import Check
 from workers.preflight import checks
+from workers.qemu import ports
 from workers.qemu.monitor import CommandRefused, Monitor
 from workers.qemu.options import MONITORS, Option, parse_command_line
-from workers.qemu.ports import FIRST_VNC
 
 WATCHDOGS = frozenset({"i6300esb", "ib700", "diag288"})
-_VNC = re.compile(r"unix:(?P<path>[^,]+)|(?P<host>\[[^]]*\]|[^:,]*):(?P<display>\d+)")
+_VNC_SOCKET = re.compile(r"(?:vnc=)?unix:([^,]+)")
 
 
 def untold(argv: Sequence[str]) -> Iterator[Check]:
@@ -60,11 +60,10 @@ async def displays(monitor: Monitor, argv: Sequence[str]) -> list[Check]:
 
 def _vnc_place(option: Option) -> tuple[str, str] | None:
     """(host, port), or ("", path): as `query-vnc-servers` names them. A host may be a name, or empty for every one."""
-    if (found := _VNC.match((option.value or "").removeprefix("vnc="))) is None:
-        return None
-    if found["path"] is not None:
-        return "", found["path"]
-    return found["host"].strip("[]"), str(FIRST_VNC + int(found["display"]))
+    if found := _VNC_SOCKET.match(option.value or ""):
+        return "", found[1]
+    port = ports.vnc(option)
+    return None if port is None else (port.host, str(port.number))
 
 
 def _covers(said: tuple[str, str], heard: tuple[str, str]) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CELL, TEXT = re.compile("<td.*?</td>", re.DOTALL), re.compile(">[^<]+")
+CODE = re.compile("<code.*?</code>", re.DOTALL)
+OPTION = re.compile(r"(?<![\w&;-])--?[A-Za-z][\w-]*")
 SEAM = re.compile("(?<=[A-Za-z0-9][_/@,:])")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 
@@ -31,8 +33,14 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    """The page with tables that fit narrow screens: a long name in a cell may be broken between its parts."""
-    return CELL.sub(lambda cell: TEXT.sub(lambda text: SEAM.sub("<wbr>", text[0]), cell[0]), html)
+    """The page as it fits narrow screens: a long name in a cell may be broken between its parts, an option never."""
+    html = within(CELL, SEAM, "<wbr>", html)
+    return within(CODE, OPTION, r'<span class="option">\g<0></span>', html)
+
+
+def within(part: re.Pattern[str], found: re.Pattern[str], becomes: str, html: str) -> str:
+    """What is found in the text of these parts is replaced; tags are not looked into."""
+    return part.sub(lambda cell: TEXT.sub(lambda text: found.sub(becomes, text[0]), cell[0]), html)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 import typer
+from playwright.sync_api import expect
 
 from drover.cli import plugins
 from drover.cli.root import Root, app
 from lab import man
+from tests.consoles import BROWSER, browsing
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -68,6 +70,26 @@ def test_the_site_is_built_and_a_link_to_nowhere_ends_the_build(tmp_path: Path) 
     assert broken.returncode == 1
     assert "nothing.md" in broken.stderr
     assert "#nothing" in broken.stderr
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(BROWSER is None, reason="no chromium (Debian's package) on this machine")
+def test_commands_fit_a_phone_with_options_in_one_piece_and_are_copied_as_they_were_typed(tmp_path: Path) -> None:
+    assert build(DOCS, tmp_path / "site").returncode == 0
+    typed = BLOCK.findall((DOCS / "how-to/deploy.md").read_text())
+    with browsing() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 800}, permissions=["clipboard-read"])
+        page.goto((tmp_path / "site/how-to/deploy.html").as_uri())
+        blocks = page.locator(".language-sh")
+        wide = "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.textContent)"
+        assert blocks.locator("code").evaluate_all(wide) == []
+        torn = "all => all.filter(one => one.getClientRects().length > 1).map(one => one.textContent)"
+        assert page.locator("code .option").evaluate_all(torn) == []
+        for block, text in zip(blocks.all(), typed, strict=True):
+            block.get_by_role("button", name="Copy").click()
+            expect(page.get_by_text("Copied to clipboard")).to_be_visible()
+            assert page.evaluate("navigator.clipboard.readText()") == text.rstrip()
+        page.close()
 
 
 def test_every_link_between_files_of_the_repository_leads_somewhere() -> None:

@@ -25,7 +25,7 @@ LOOKS = {  # state: (mark, style)
     StepState.ROLLING_BACK: ("◀", "bold yellow"),
     StepState.ROLLED_BACK: ("↺", "yellow"),
 }
-BAR_WIDTH = 30
+BAR_WIDTH = 20
 
 
 class Screen:

@@ -1,7 +1,8 @@
 """Builds the site: `python -m lab.site`, with arguments of `mkdocs build` if need be.
 
-It is a hook of MkDocs too: links to files of the repository, which the site does not have, become their names. A link
-to what is not there is an error, as one between pages is.
+It is a hook of MkDocs too: links to files of the repository, which the site does not have, become their names, and a
+link that is named by its page's file is named by its heading. A link to what is not there is an error, as one between
+pages is.
 """
 
 import re
@@ -14,6 +15,7 @@ CELL, TEXT = re.compile("<td.*?</td>", re.DOTALL), re.compile(">[^<]+")
 CODE = re.compile("<code.*?</code>", re.DOTALL)
 OPTION = re.compile(r"(?<![\w&;-])--?[A-Za-z][\w-]*")
 SEAM = re.compile("(?<=[A-Za-z0-9][_/@,:])")
+FILE = re.compile(r"\[[\w-]+\.md\](?=\(([\w./-]+))")
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+[^)#\s]*)(#[^)\s]*)?\)")
 
 
@@ -27,9 +29,13 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             return link[0]
         if not meant.exists():
             raise ValueError(f"{page.file.src_path}: there is no {link[2]}")
-        return f"{link[1]} (`{meant.relative_to(ROOT)}`)"
+        name, file = link[1].strip("`"), str(meant.relative_to(ROOT))
+        return f"`{file}`" if file.endswith(name.rstrip("/")) else f"{link[1]} (`{file}`)"
 
-    return OUTSIDE.sub(named, markdown)
+    def headed(link: re.Match[str]) -> str:
+        return f"[{(folder / link[1]).read_text().splitlines()[0].removeprefix('# ')}]"
+
+    return FILE.sub(headed, OUTSIDE.sub(named, markdown))
 
 
 def on_page_content(html: str, **_: Any) -> str:

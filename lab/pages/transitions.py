@@ -1,9 +1,13 @@
 """The tables of states, as `docs/explanation/states.md` shows them."""
 
+from textwrap import fill
 from typing import Any
 
 from lab.pages.markdown import replaced, table
 from models.transitions import DRAIN, JOB, ROLL, ROLL_HOST, STEP, Table
+
+WIDTH = 80
+"""What the column of the site holds of a drawing."""
 
 
 def page(text: str) -> str:
@@ -26,7 +30,8 @@ def _diagram(table: Table[Any, Any], first: str) -> str:
         lines.append(f"{state}, which it begins in" if state == first else state)
         for after, reasons in ways.items():
             end = " (end)" if table.is_final(after) else ""
-            lines.append(f"  -> {after + end:{widest + 6}}  {'; '.join(dict.fromkeys(reasons))}")
+            told, margin = "; ".join(dict.fromkeys(reasons)), f"  -> {after + end:{widest + 6}}  "
+            lines.append(fill(told, WIDTH, initial_indent=margin, subsequent_indent=" " * len(margin)))
     return "\n".join(["```text", *lines, "```"])
 
 

@@ -57,6 +57,10 @@ def test_the_site_is_built_and_a_link_to_nowhere_ends_the_build(tmp_path: Path) 
     for name, variable in (("settings", "LEASE_<wbr>TTL_<wbr>S"), ("support", "GUEST_<wbr>ROOT")):
         there = (tmp_path / f"site/reference/{name}.html").read_text()
         assert f"DROVER_<wbr>{variable}" in there, "a narrow screen breaks it there"
+    links = (tmp_path / "site/how-to/deploy.html").read_text()
+    assert ">Settings</a>" in links, "a link that is named by its file is named by its heading"
+    units = (tmp_path / "site/how-to/shortest-set-up.html").read_text()
+    assert "deploy/systemd (" not in units, "a file that is not on the site is named once"
     for path in DOCS.rglob("*.md"):
         typed = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
         shown = (tmp_path / "site" / path.relative_to(DOCS)).with_suffix(".html").read_text().partition("<article")[2]

@@ -278,11 +278,14 @@ def _meant(link: Link) -> str:
 
 
 def _qemu(seen: Inspection, rules: HostPolicy) -> tuple[str, known_bugs.Version, list[Check]]:
-    """The same program here, its version, and what is wrong with it. Nothing that may not run is even asked."""
+    """The same program here, its version, and what is wrong with it. Nothing that may not run is even asked, and
+    where a link leads is looked at once: whoever made it could have it lead elsewhere by the time QEMU is started.
+    """
     name = Path(seen.exe).name
-    qemu = seen.exe if os.access(seen.exe, os.X_OK) else shutil.which(name)
-    if qemu is None:
+    found = seen.exe if os.access(seen.exe, os.X_OK) else shutil.which(name)
+    if found is None:
         return "", NO_QEMU, [checks.process.NO_QEMU.found(f"there is no {name} here")]
+    qemu = os.path.realpath(found)
     if not rules.may_run(qemu):
         seen_there = f"{qemu} is not among the programs that may run guests here, see {rules.name} there"
         return qemu, NO_QEMU, [checks.process.QEMU_NOT_ALLOWED.found(seen_there)]

@@ -83,6 +83,30 @@ def test_disks_of_all_moves_obey_a_changed_budget_and_limit_with_the_next_look_a
     assert await_sync.POLL_S < 2
 
 
+def test_the_hours_of_a_budget_count_from_their_first_minute_on(moves: Moves) -> None:
+    guest = moves.boot(DiskSpec(size_bytes=256 * MIB, format="raw"), write_rate=0, fill_mib=128)
+    begin = (datetime.now(UTC) + timedelta(seconds=75)).replace(second=0, microsecond=0)
+    hours = f"{begin:%H:%M}-{begin + timedelta(hours=1):%H:%M}=4M/s"
+    drover("host", "set", "host-a", "--bandwidth", "1M/s", "--bandwidth-at", hours)
+    before = set()
+
+    def begun() -> bool:
+        before.add(_mirrors_rate(moves, guest))
+        return datetime.now(UTC) >= begin
+
+    try:
+        job = moves.submit(guest, "host-b").id
+        until("it copies", lambda: _mirrors_rate(moves, guest) == MB)
+        until("the hours begin", begun, 90)
+        _obeyed(moves, job, lambda: _mirrors_rate(moves, guest), 4 * MB, records=2)
+        jobs.cancel(job)
+    finally:
+        drover("host", "set", "host-a", "--bandwidth", "", "--bandwidth-at", "")
+    moves.ended(job)
+    assert MB in before
+    assert before <= {MB, 4 * MB}
+
+
 def test_a_window_that_is_too_short_under_the_limit_is_refused_and_one_that_closes_keeps_the_guest(
     moves: Moves,
 ) -> None:

@@ -196,7 +196,7 @@ def copying(guest: str, to: str, begun: datetime, share: float, **columns: objec
 
 
 def _roll(at: datetime) -> int:
-    begun, why = at - timedelta(minutes=90), "it was not healthy within 30:00: hv2 has no QEMU: install it"
+    begun, why = at - timedelta(minutes=90), "it was not healthy within 30 min: hv2 has no QEMU: install it"
     with transaction() as session:
         roll = Roll(
             max_unavailable=1,

@@ -24,6 +24,7 @@ from drover.views import (
     inbox,
     queries,
     rolls,
+    sentences,
     serializers,
 )
 from models.base import now
@@ -108,7 +109,7 @@ def show_jobs(
     shots = queries.newest(everything=everything, guest=guest or None, limit=NEWEST)
     with transaction() as session:
         waiting, at = matters(session), now(session)
-    rows = [serializers.job_summary(shot) for shot in shots]
+    rows = [serializers.job_summary(shot) | {"unwell": sentences.unwell(shot.job)} for shot in shots]
     return page(
         request, "jobs.html", live="jobs", now=at, waiting=waiting, rows=rows, everything=everything, guest=guest
     )

@@ -77,8 +77,8 @@ def verdict(shot: Snapshot) -> str:
         late = "its switchover came before the cancellation"
         return f"done: {job.guest} lives on {job.destination}; {late}; {_figures(shot)}"
     if job.state is JobState.DONE:
-        unwell = f"; but it was {health(job.health)}" if job.health is not None and job.health.problems else ""
-        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}{unwell}"
+        but = f"; but it was {told}" if (told := unwell(job)) else ""
+        return f"done: {job.guest} lives on {job.destination}; {_figures(shot)}{but}"
     why = public(job.error) or "no reason was recorded"
     if job.state is JobState.ROLLED_BACK:
         return f"rolled back: {job.guest} stays on {job.source}; {why}"
@@ -90,6 +90,11 @@ def _figures(shot: Snapshot) -> str:
     written = f" (and {size(anew)} that the guest wrote anew meanwhile)" if anew else ""
     figures = f"{size(disks)} of disks{written} in {span(shot.total_s)}"
     return figures + (f", guest paused for {pause}" if (pause := downtime(shot.job)) else "")
+
+
+def unwell(job: Job) -> str | None:
+    """What was wrong with the guest when it had arrived."""
+    return health(job.health) if job.health is not None and job.health.problems else None
 
 
 def health(found: Health) -> str:

@@ -358,6 +358,7 @@ def test_the_page_of_a_guest_that_was_not_well_says_how_it_goes_home_until_it_ha
     shown = console.get(f"/jobs/{made.unwell}").text
     assert "drover migrate web09 --back" in shown
     assert "but it was not well: its agent does not answer any more" in shown
+    assert "not well: its agent does not answer any more" in console.get("/jobs?all=1").text
     with transaction() as session:
         session.execute(update(Guest).where(Guest.name == "web09").values(host="hv2"))
     assert "drover migrate web09 --back" not in console.get(f"/jobs/{made.unwell}").text

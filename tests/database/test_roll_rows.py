@@ -510,7 +510,7 @@ def test_a_host_that_is_not_healthy_again_in_time_pauses_the_roll_and_one_that_c
         session.get_one(RollHost, (number, "one")).since -= timedelta(hours=1)
     advance(number, node)
     assert shown(number).state is RollState.PAUSED
-    assert "it was not healthy within 30:00" in str(shown(number).error)
+    assert "it was not healthy within 30 min" in str(shown(number).error)
     started_anew("one", **usual, public_key="a key")
     commands.resume(number)
     advance(number, node)

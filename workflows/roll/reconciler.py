@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from drover.errors import PreconditionFailed
 from drover.settings import Settings
-from drover.words import clock, count
+from drover.words import count, duration
 from models.base import now
 from models.database import NO_KEY_UPDATE
 from models.drain import Drain, DrainKind, DrainState, GuestState
@@ -125,7 +125,7 @@ def _coming_back(session: Session, row: RollHost, ours: Settings) -> None:
     if obstacle is None:
         row.move(RollHostState.RETURNING)
     elif now(session) > row.since + row.roll.back_within:
-        raise Failed(f"it was not healthy within {clock(row.roll.back_within.total_seconds())}: {obstacle}")
+        raise Failed(f"it was not healthy within {duration(row.roll.back_within.total_seconds())}: {obstacle}")
     else:
         row.reason = obstacle
 

@@ -79,7 +79,8 @@ def derive(
     problems += execution.impossible(seen.started_as, rules) + taps.impossible(seen.started_as, rules)
     problems += tpm.impossible(seen, emulator, rules)
     problems += outside + _disk_faults(places.disks, rules) + _path_faults(rules, places.qmp, places.pidfile)
-    problems += _forbidden(argv, seen, places.images, {emulator.socket} if emulator else set(), ours, rules)
+    if not outside:  # else nobody knows its command line here
+        problems += _forbidden(argv, seen, places.images, {emulator.socket} if emulator else set(), ours, rules)
     warned = _warnings(seen, version, places.disks, ours.streams)
     live = known_bugs.live_ram_safe(seen.qemu_version, version, seen.accel, seen.argv)
     plan = DestinationPlan(

@@ -152,6 +152,15 @@ def test_a_submitted_plan_is_approved_and_applied_by_its_number_and_keeps_it(
     assert f"it is drain {drain}" in refused("plan", "withdraw", number)
 
 
+def test_who_has_approved_a_plan_may_not_apply_it_and_is_told_that_another_user_may(plan: Path) -> None:
+    four_eyes()
+    number = str(document("plan", "submit", str(plan))["id"])
+    assert "`drover plan submit FILE` puts it into the inbox" in refused("plan", "apply", number)
+    document("plan", "approve", number)
+    told = refused("plan", "apply", number)
+    assert f"has 0: that of {backend.user()} lets another user apply it" in told
+
+
 def test_a_plan_that_is_refused_when_it_is_applied_from_its_file_does_not_stand_in_the_inbox(plan: Path) -> None:
     four_eyes()
     assert "needs 1 approval" in refused("plan", "apply", str(plan))

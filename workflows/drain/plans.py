@@ -110,12 +110,15 @@ def check(session: Session, plan: PlanFile, by: str) -> None:
     """
     _check_names(session, plan)
     wanted = fleet.limits(session).plan_approvals
-    others = [one.by for one in approvals(session, plan.digest) if one.by != by]
-    if len(others) < wanted:
+    given = {one.by for one in approvals(session, plan.digest)}
+    others = len(given - {by})
+    if others < wanted:
         need = words.count(wanted, "approval of another", "approvals of others")
+        submit = "`drover plan submit FILE` puts it into the inbox, where another user approves it"
+        advice = f"that of {by} lets another user apply it" if len(given) >= wanted else submit
         raise PreconditionFailed(
-            f"the plan {plan.digest[:12]} needs {need} than {by}, who applies it, and has {len(others)}: `drover plan "
-            "submit FILE` puts it into the inbox, where another user approves it; an edited plan is another one"
+            f"the plan {plan.digest[:12]} needs {need} than {by}, who applies it, and has {others}: {advice}; "
+            "an edited plan is another one"
         )
 
 

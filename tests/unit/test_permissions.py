@@ -114,6 +114,10 @@ def test_usual_command_lines_are_allowed(words: str) -> None:
         ("-drive id=x,file=json:{'driver':'raw','size':1}", "its JSON is not understood"),
         ("-blockdev {", "its JSON is not understood"),
         ("-monitor udp:127.0.0.1:1", "the network may reach this monitor"),
+        ("-monitor unix:/srv/guests/web/m,server=on,backend=udp", "the network may reach this monitor"),
+        ("-chardev file,id=c,path=/dev/nullified", "is outside"),
+        (f"-drive if=none,file.driver=blkdebug,file.x-image={OTHERS}", "it would open an image"),
+        (f"-drive if=none,file.driver=blkverify,file.x-raw={OTHERS}", "it would open an image"),
     ],
 )
 def test_what_reaches_beyond_the_guest_is_not(words: str, why: str) -> None:
@@ -249,6 +253,11 @@ def test_the_policy_adds_what_is_allowed(tmp_path: Path) -> None:
         "-serial unix:/srv/guests/mine,path=/srv/guests/other/qmp",
         "-audiodev pa,id=a,server=unix:/srv/guests/other/qmp",
         "-display dbus,addr=unix:path=/srv/guests/other/qmp",
+        "-object dbus-vmstate,id=d,addr=unix:path=/srv/guests/other/qmp",
+        '-object {"qom-type":"dbus-vmstate","id":"d","addr":"unix:path=/srv/guests/other/qmp"}',
+        "-blockdev driver=virtio-blk-vhost-user,node-name=n,path=/srv/guests/other/qmp",
+        "-drive if=none,readonly=on,file.driver=nbd,file.server.type=unix,file.server.path=/srv/guests/other/qmp",
+        "-serial mon:unix:/srv/guests/other/qmp",
     ],
 )
 def test_a_guest_is_not_connected_to_sockets_of_others(words: str) -> None:
@@ -261,6 +270,7 @@ def test_the_policy_names_sockets_of_others(tmp_path: Path) -> None:
     file.write_text('sockets = ["/srv/guests/other"]\n')
     ours = factories.offline(host="two", guest_root=Path("/srv/guests"), policy=file)
     assert found("-serial", "unix:/srv/guests/other/qmp", ours=ours) == []
+    assert found("-object", "dbus-vmstate,id=d,addr=unix:path=/srv/guests/other/bus", ours=ours) == []
 
 
 def test_readonly_that_is_taken_back_is_none() -> None:

@@ -95,6 +95,8 @@ FORBIDDEN_KEYS = {
     "rootdir": "it would share a folder of the host with the guest",
     "tftp": "it would share a folder of the host with the guest",
     "input-path": "it would read a file of the host",
+    "x-image": "it would open an image by a key for tests of QEMU's own",
+    "x-raw": "it would open an image by a key for tests of QEMU's own",
 }
 PATH_KEYS = words_of(
     "file filename path logfile mem-path mem_path dir romfile firmware kernel initrd shim dtb db evdev vhostdev "
@@ -349,8 +351,10 @@ def _connected(option: Option) -> Iterator[str]:
     elif option.name in CHANNELS_AND_GDB and (option.value or "").removeprefix("mon:").startswith("unix:"):
         yield str(_path(option, option.pairs()[0][1]))
         yield from (value for key, value in option.pairs() if key == "path")
-    elif option.name == "display" and kind == "dbus":
-        yield from (value for key, value in option.pairs() if key == "addr")
+    elif option.name in IMAGES:
+        yield from (value for key, value in option.leaves() if key == "path")
+    elif (option.name == "display" and kind == "dbus") or option.kind == "dbus-vmstate":
+        yield from (value.removeprefix("unix:path=") for key, value in option.leaves() if key == "addr")
     elif option.name == "audiodev" and kind == "pa":
         yield from (value.removeprefix("unix:") for key, value in option.leaves() if key == "server" and "/" in value)
 

@@ -54,7 +54,10 @@ _ENCRYPTED_MEMORY = ("sev-", "tdx-", "s390-pv-")
 _MOVABLE_VHOST = ("vhost-vsock",)
 _OF_TAPS = words_of("fd fds vhostfd vhostfds")
 _DESCRIPTORS = _OF_TAPS | words_of("sock_fd")
-REMOTE = words_of("nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat")
+REMOTE = words_of(
+    "nbd nfs rbd http https ftp ftps ssh iscsi gluster sheepdog nvme vvfat fat nvme-io_uring virtio-blk-vfio-pci "
+    "virtio-blk-vhost-user virtio-blk-vhost-vdpa"
+)
 """Drivers of images that are no files of the host."""
 _LOCAL_DISPLAYS = words_of("gtk sdl curses cocoa spice-app")
 _PATH_KEYS = {

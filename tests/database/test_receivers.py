@@ -435,6 +435,17 @@ def test_a_stolen_secret_ends_at_once_also_in_the_overlap_of_an_earlier_rotation
     assert [place.got[0].genuine(secret) for secret in secrets] == [False, False, True]
 
 
+def test_a_secret_that_is_to_end_is_not_kept_longer_by_a_later_rotation() -> None:
+    factories.receiver()
+    receivers.rotate([factories.LOOPBACK], timedelta(hours=1), ours())
+    newest_first = select(ReceiverSecret.ends_at).order_by(ReceiverSecret.id.desc())
+    with transaction() as session:
+        _, ends = session.scalars(newest_first)
+    receivers.rotate([factories.LOOPBACK], timedelta(days=1), ours())
+    with transaction() as session:
+        assert session.scalars(newest_first).all()[2] == ends
+
+
 def test_the_key_is_changed_while_secrets_of_the_former_one_are_in_use(place: Place) -> None:
     old = factories.receiver()
     changed = ours(webhook_key="n" * 32, webhook_key_former=factories.WEBHOOK_KEY)

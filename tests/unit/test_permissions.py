@@ -6,6 +6,7 @@ import pytest
 
 from drover.settings import Settings
 from tests import factories
+from workers.qemu.options import parse_command_line
 from workers.qemu.permissions import violations
 from workers.trust import policy
 
@@ -173,6 +174,11 @@ def test_a_path_that_depends_on_where_qemu_is_started_is_refused(words: str) -> 
 )
 def test_what_is_set_afterwards_counts(words: str, why: str) -> None:
     assert any(why in sentence for sentence in found(*words.split(" ")))
+
+
+def test_a_file_whose_name_is_in_braces_is_no_json() -> None:
+    [option] = parse_command_line(["qemu", "-cdrom", "{a}.iso"])
+    assert list(option.leaves()) == [("", "{a}.iso")]
 
 
 def test_a_device_may_be_set_afterwards() -> None:

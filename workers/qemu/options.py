@@ -5,7 +5,7 @@ Sets of option names stand here, each once, for all that look at command lines.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,7 +120,7 @@ class Option:
 
     def is_json(self) -> bool:
         """Its argument is one JSON object."""
-        return (self.value or "").startswith("{") and self.name not in GUEST_TEXT | PLAIN
+        return (self.value or "").startswith("{") and self.name not in GUEST_TEXT | PLAIN | SHORTHANDS.keys()
 
     def tree(self) -> dict[str, Any]:
         """The argument of a JSON option, as QEMU reads it."""
@@ -267,15 +267,21 @@ def parse_command_line(argv: Sequence[str]) -> tuple[Option, ...]:
 def settled(options: Sequence[Option]) -> tuple[Option, ...]:
     """With what each `-set GROUP.ID.KEY=VALUE` changes of them; one that changes none of these stays as it is."""
     left = dict(enumerate(options))
-    places = {(option.name, option.get("id")): place for place, option in left.items()}
     for place, option in enumerate(options):
-        group, _, rest = (option.value or "").partition(".")
-        name, _, word = rest.partition(".")
-        key, _, value = word.partition("=")
-        if option.name == "set" and (changed := places.get((group, name))) is not None:
-            left[changed] = left[changed].without(key).having(key, value)
+        if option.name == "set" and (changed := _changed(option, left)) is not None:
+            which, key, value = changed
+            left[which] = left[which].without(key).having(key, value)
             del left[place]
     return tuple(left.values())
+
+
+def _changed(option: Option, options: Mapping[int, Option]) -> tuple[int, str, str] | None:
+    """Which of these a `-set` is about, the key that it sets there, and its value."""
+    group, _, rest = (option.value or "").partition(".")
+    name, _, word = rest.partition(".")
+    key, _, value = word.partition("=")
+    named = (place for place, one in options.items() if one.name == group and one.get("id") == name)
+    return next(((place, key, value) for place in named), None)
 
 
 def command_words(options: Iterable[Option]) -> list[str]:

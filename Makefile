@@ -19,8 +19,8 @@ docs: setup ## Write the pages that show the code anew, build the site (build/si
 	.venv/bin/python -m lab.man build/man
 	.venv/bin/python -m lab.site
 
-test: check ## Check, then run the suite, real guests included: a quarter of an hour (ALL=1: the thorough tests as well, 37 minutes)
-	.venv/bin/pytest -n auto --durations=10 $(if $(ALL),tests)
+test: check ## Check, then run the suite, real guests included: a quarter of an hour (ALL=1: the thorough tests as well, 37 minutes; MINUTES=40: those that begin by then)
+	.venv/bin/pytest -n auto --durations=10 $(if $(ALL),tests) $(if $(MINUTES),--thorough-for $(MINUTES))
 
 test-guests: setup ## Move a guest of every launch line that we know there and back, and try LVM and vhost-net in a virtual machine (root; most of an hour)
 	.venv/bin/pytest -m 'guests or all_lines' tests/guests/test_launch_lines.py tests/guests/test_in_a_vm.py

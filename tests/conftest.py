@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,16 +30,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 ROUND_TRIPS = 2
+BEGUN = time.monotonic()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What takes long is done a few times, or as often as is asked for."""
     parser.addoption("--round-trips", type=int, default=ROUND_TRIPS, help="of the guest in test_way_back.py")
+    parser.addoption("--thorough-for", type=float, metavar="MINUTES", help="no thorough test begins later")
 
 
 @pytest.fixture(scope="session")
 def round_trips(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--round-trips"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What a machine is too slow for is left out and said to be: a suite that is ended says nothing of any test."""
+    most = item.config.getoption("--thorough-for")
+    if most is not None and item.get_closest_marker("thorough") and time.monotonic() - BEGUN > 60 * most:
+        pytest.skip(f"the {most:g} minutes in which thorough tests may begin are over")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -51,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say what must run in one process of pytest-xdist, and what begins first.
 
     A test that needs a whole lab may run anywhere: each process has one. What shares a fixture of its module stays
-    together. Long groups begin first, so that none is left to run alone at the end.
+    together. Long groups begin first, so that none is left to run alone at the end, but what is thorough comes last.
     """
     for item in items:
         if (group := _group(item)) is not None:
@@ -78,9 +89,10 @@ FIRST = (
 """Files that take longest, the longest first."""
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[bool, int]:
     module = Path(item.path).stem
-    return FIRST.index(module) if module in FIRST else len(FIRST)
+    thorough = item.get_closest_marker("thorough") is not None
+    return thorough, FIRST.index(module) if module in FIRST else len(FIRST)
 
 
 @pytest.fixture(autouse=True)

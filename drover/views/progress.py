@@ -21,9 +21,14 @@ class Bar:
     total_bytes: int
     bytes_per_s: float
     complete: bool
-    ended: bool = False
-    """Nothing more of it is sent: it is complete, or its job does not go on."""
+    going: bool = True
+    """Its job goes on."""
     note: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more of it is sent."""
+        return self.complete or not self.going
 
     @property
     def fraction(self) -> float:
@@ -71,20 +76,18 @@ class Progress:
     def bars(self, shot: Snapshot) -> list[Bar]:
         """One per disk, and one for the RAM as soon as it moves."""
         now = shot.at.timestamp()
-        carried, going = _carried(shot.job), shot.job.state is JobState.RUNNING
-        bars = [self._disk(disk, now, carried=carried, going=going) for disk in shot.job.disks]
+        bars = [self._disk(shot.job, disk, now) for disk in shot.job.disks]
         return bars + ([_ram(shot.job)] if shot.job.ram else [])
 
-    def _disk(self, disk: Disk, now: float, *, carried: bool, going: bool) -> Bar:
+    def _disk(self, job: Job, disk: Disk, now: float) -> Bar:
         meter = self._meters.setdefault(disk.index, Meter())
-        complete = disk.ready_at is not None or carried
         return Bar(
             label=f"disk {disk.index}",
             done_bytes=disk.bytes_done,
             total_bytes=disk.bytes_size,
             bytes_per_s=meter.rate(now, disk.bytes_copied),
-            complete=complete,
-            ended=complete or not going,
+            complete=disk.ready_at is not None or _carried(job),
+            going=job.state is JobState.RUNNING,
             note=_note(disk),
         )
 
@@ -107,6 +110,6 @@ def _ram(job: Job) -> Bar:
         total_bytes=ram.total,
         bytes_per_s=ram.bytes_per_s,
         complete=_carried(job),
-        ended=_carried(job) or job.state is not JobState.RUNNING,
+        going=job.state is JobState.RUNNING,
         note=f"pass {ram.passes}" if ram.passes else "",
     )

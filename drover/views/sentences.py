@@ -174,8 +174,8 @@ def looked_at(job: Job) -> list[tuple[str, str]]:
 
 def not_well(job: Job) -> str:
     """What its check, or the comparison of its images, had against a guest that has moved."""
-    if job.health is not None and job.health.problems:
-        return f"it was {health(job.health)}"
+    if told := unwell(job):
+        return f"it was {told}"
     if job.proof is not None and job.proof.finished:
         return f"its images were compared: {proof(job.proof)}"
     return "nobody has proven that its images are equal"

@@ -7,7 +7,7 @@ import pytest
 from drover.settings import Settings
 from tests import factories
 from workers.qemu.options import parse_command_line
-from workers.qemu.permissions import violations
+from workers.qemu.permissions import violations, written
 from workers.trust import policy
 
 BASE = ("/usr/bin/qemu-system-x86_64", "-nodefaults", "-qmp", "unix:/srv/guests/web/qmp,server=on,wait=off")
@@ -174,6 +174,11 @@ def test_a_path_that_depends_on_where_qemu_is_started_is_refused(words: str) -> 
 )
 def test_what_is_set_afterwards_counts(words: str, why: str) -> None:
     assert any(why in sentence for sentence in found(*words.split(" ")))
+
+
+def test_what_qemu_writes_is_where_it_was_set_to_afterwards() -> None:
+    words = "-chardev file,id=c,path=/a/log -set chardev.c.path=/b/log"
+    assert [made.path for made in written(["qemu", *words.split(" ")])] == ["/b/log"]
 
 
 def test_a_file_whose_name_is_in_braces_is_no_json() -> None:

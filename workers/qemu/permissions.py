@@ -378,7 +378,7 @@ def written(argv: Sequence[str]) -> Iterator[Made]:
 
     QEMU deletes what is where it is to listen, and maps what is where a guest's memory is to be.
     """
-    for option in parse_command_line(argv):
+    for option in settled(parse_command_line(argv)):
         if option.name in {"drive", "blockdev", "global"}:
             continue
         connected = set(_connected(option))
